@@ -1,0 +1,75 @@
+"""What an attempt to deliver to one recipient came to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pigeonry.domain.reply import Reply
+
+__all__ = ["Attempt", "Deferred", "Delivered", "InDoubt", "Outcome", "Refused"]
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """The circumstances of an attempt, for its event.
+
+    Args:
+        mx_host: Name of the host that was tried, empty when none could be.
+        sending_ip: Local address, empty when no connection stood.
+        tls: Whether the connection was encrypted.
+        certificate_verified: Whether the certificate matched the host.
+        session_s: Seconds from the start of this attempt to its end.
+    """
+
+    mx_host: str = ""
+    sending_ip: str = ""
+    tls: bool = False
+    certificate_verified: bool = False
+    utf8: bool = False
+    session_s: float = 0.0
+    dkim: str = ""
+
+
+class Delivered(msgspec.Struct, frozen=True, gc=False):
+    """The receiver took responsibility (2yz after the final dot)."""
+
+    attempt: Attempt
+    reply: Reply
+
+
+class Deferred(msgspec.Struct, frozen=True, gc=False):
+    """It did not work now and may later (4yz, no connection, DNS trouble).
+
+    Args:
+        code: The reply code or an internal code (498, 499) for the event.
+        description: One sentence when there was no reply.
+        reason: The event's reason.
+    """
+
+    attempt: Attempt
+    code: int
+    reply: Reply | None = None
+    description: str = ""
+    reason: str = "generic"
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """It will never work (5yz, null MX, expired)."""
+
+    attempt: Attempt
+    code: int
+    reply: Reply | None = None
+    description: str = ""
+    reason: str = "bounce"
+
+
+class InDoubt(msgspec.Struct, frozen=True, gc=False):
+    """The reply after the final dot was lost: it may have been delivered (invariant I4)."""
+
+    attempt: Attempt
+    description: str = ""
+
+
+Outcome = Delivered | Deferred | Refused | InDoubt

@@ -1,0 +1,93 @@
+"""The search index over events: rebuilt from the log at any time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["EventIndex", "IndexMark", "IndexPage", "IndexQuery", "Term"]
+
+
+class Term(msgspec.Struct, frozen=True):
+    """A filter expression, already parsed.
+
+    Args:
+        op: ``and``, ``or``, ``not`` over ``parts``; ``is`` compares ``field`` with ``value`` exactly, ignoring case;
+            ``has`` asks whether the field contains the value, ignoring case; ``lt`` and ``gt`` compare numbers.
+        field: ``event``, ``recipient``, ``recipients``, ``message-id``, ``from``, ``to``, ``subject``, ``tags``,
+            ``severity``, ``size``, ``attachment``, ``list``, ``user-variables``.
+    """
+
+    op: str
+    field: str = ""
+    value: str = ""
+    parts: tuple[Term, ...] = ()
+
+
+class IndexMark(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """A place in the order of events: time in microseconds since the Unix epoch, shard, seq."""
+
+    time_us: int
+    shard: int
+    seq: int
+
+
+class IndexQuery(msgspec.Struct, frozen=True):
+    """A page of events of one domain.
+
+    Args:
+        domain: The sending domain.
+        begin_us, end_us: Both included; microseconds since the Unix epoch.
+        after: Only what lies beyond this mark in the asked order.
+        ascending: Oldest first.
+        where: The filter, None for all.
+        limit: At most so many.
+    """
+
+    domain: str
+    begin_us: int
+    end_us: int
+    ascending: bool
+    limit: int
+    after: IndexMark | None = None
+    where: Term | None = None
+
+
+class IndexPage(msgspec.Struct, frozen=True):
+    """What was found: marks and encoded events, in the asked order."""
+
+    items: tuple[tuple[IndexMark, bytes], ...]
+
+
+class EventIndex(Protocol):
+    """Searchable events. ``feed`` is called by the owner of a shard, ``search`` by any worker of the node.
+
+    tests/conformance/test_event_index.py holds every index to this.
+    """
+
+    async def cursor(self, shard: int) -> int:
+        """The seq up to which the shard is indexed, durably or not; 0 when nothing is."""
+        ...
+
+    async def feed(self, shard: int, entries: Sequence[tuple[int, bytes]]) -> None:
+        """Add events (seq, octets) in order, and move the cursor with them in the same transaction.
+
+        Feeding an event again changes nothing. Empty octets (a voided event) only move the cursor.
+        """
+        ...
+
+    async def search(self, query: IndexQuery) -> IndexPage:
+        """Find events over all shards of the node, merged by (time, shard, seq)."""
+        ...
+
+    async def watermark(self) -> float:
+        """Seconds since the Unix epoch up to which every shard's events are indexed."""
+        ...
+
+    async def wipe(self) -> None:
+        """Forget everything: the consumer rebuilds it from the log."""
+        ...

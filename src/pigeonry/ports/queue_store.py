@@ -1,0 +1,109 @@
+"""The durable queue: all that stands between "250" and a lost message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pigeonry.domain.message import (
+        IdempotencyRecord,
+        Message,
+        MessageKey,
+        Pending,
+        RecipientView,
+        Transition,
+    )
+
+__all__ = ["DueMark", "QueueStore", "RecoveryReport"]
+
+
+class DueMark(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A place in the order of due recipients: by time, then shard, then serial."""
+
+    due: float
+    shard: int = -1
+    serial: int = -1
+
+
+class RecoveryReport(msgspec.Struct, frozen=True):
+    """What opening a shard found and mended; each line is a sentence for the operator."""
+
+    shard: int
+    pending: int
+    in_doubt: int
+    repairs: tuple[str, ...] = ()
+
+
+class QueueStore(Protocol):
+    """The shards that this worker owns.
+
+    Group commit: transitions that are handed over while a commit runs go together into the next one, so that a
+    group costs one sync. A transition is durable (fsync or quorum) when ``commit`` returns, and not before.
+    Transitions of one worker become durable in the order in which ``commit`` was called.
+
+    tests/conformance/test_queue_store.py holds every store to this text.
+    """
+
+    def owned(self) -> Sequence[int]:
+        """The shards that this worker owns now, in order."""
+        ...
+
+    def allocate(self, recipients: int) -> MessageKey:
+        """A key for a message with so many recipients, in the shard that now accepts. Does no I/O.
+
+        Ids are fixed before the write. A key that is never committed leaves a gap in the serials, no harm.
+        """
+        ...
+
+    async def commit(self, transition: Transition, *, deadline: float) -> None:
+        """Make one transition durable, as one atomic write.
+
+        Args:
+            deadline: Monotonic time by which the caller must have its answer.
+
+        Raises:
+            StoreBusy: Not in time, or the disk is full; nothing was stored, and nothing will be.
+            StoreInDoubt: Not in time while the write was under way. An ``Accept`` is voided by the store itself
+                before any of its recipients can be seen by ``due`` or its events by ``EventLog.tail``.
+        """
+        ...
+
+    async def due(self, *, after: DueMark, until: float, limit: int) -> Sequence[Pending]:
+        """Pending recipients of the owned shards with ``after`` < (due, shard, serial) and due <= ``until``.
+
+        In that order, at most ``limit``. A recipient whose attempt was in doubt when the shard was opened comes
+        with ``in_doubt`` set and due no earlier than the in-doubt delay after the opening.
+        """
+        ...
+
+    async def message(self, key: MessageKey) -> Message | None:
+        """The message, of any shard of this node; None when there is none, or it was voided."""
+        ...
+
+    async def body(self, key: MessageKey) -> bytes | None:
+        """The octets of its body; None when there is no such message or the body's retention is over.
+
+        Raises:
+            StoreBusy: It could not be read (the octets do not match their checksum, the disk does not answer).
+        """
+        ...
+
+    async def recipients(self, key: MessageKey) -> Sequence[RecipientView]:
+        """The message's recipients in the order in which they were accepted, wherever they were carried."""
+        ...
+
+    async def recipient(self, pending: Pending) -> RecipientView | None:
+        """One recipient, with its variables."""
+        ...
+
+    async def idempotent(self, scope: bytes) -> IdempotencyRecord | None:
+        """The unexpired record of that scope, whichever worker of the node committed it."""
+        ...
+
+    def reason_to_shed(self) -> str | None:
+        """Why doors should refuse just now, or None. Hot path: no I/O, no await."""
+        ...
