@@ -1,0 +1,126 @@
+"""A receiver for drills: accepts mail over SMTP, counts every forward-path, and misbehaves by the dice.
+
+It speaks just enough SMTP to be delivered to, on its own code, so that a fault in the product's server cannot
+hide one in its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import msgspec
+
+from pigeonry.ports.environment import Dice
+
+__all__ = ["Misbehaviour", "Receiver"]
+
+_END = b"\r\n.\r\n"
+
+
+class Misbehaviour(msgspec.Struct, frozen=True):
+    """How often, as a share of messages.
+
+    Args:
+        drops_reply: Takes the message and closes the connection without a word: the sender is left in doubt.
+        defers: Answers 451 after the dot.
+    """
+
+    drops_reply: float = 0.0
+    defers: float = 0.0
+
+
+class Receiver:
+    """Counts what it was given: ``taken`` answered with 250, ``dropped`` taken without an answer."""
+
+    def __init__(self, dice: Dice, misbehaviour: Misbehaviour) -> None:
+        self.taken: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.deferred = 0
+        self.dice = dice
+        self.misbehaviour = misbehaviour
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str) -> int:
+        """Listen on a free port; returns it."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Session(self), host, 0, backlog=1024)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Take no more connections."""
+        if self._server is not None:
+            self._server.close()
+
+    def copies(self, forward_path: str) -> int:
+        """How many copies a person behind this address would have."""
+        return self.taken[forward_path] + self.dropped[forward_path]
+
+
+class _Session(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._buffer = b""
+        self._in_data = False
+        self._forward_path = ""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(b"220 drill.test ESMTP\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        out: list[bytes] = []
+        while self._transport is not None and not self._transport.is_closing():
+            if self._in_data:
+                if not self._finish_message(out):
+                    break
+                continue
+            line, newline, rest = self._buffer.partition(b"\r\n")
+            if not newline:
+                break
+            self._buffer = rest
+            out.append(self._answer(line))
+        if out and self._transport is not None:
+            self._transport.write(b"".join(out))
+
+    def _answer(self, line: bytes) -> bytes:
+        verb = line[:4].upper()
+        if verb == b"EHLO":
+            return b"250-drill.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
+        if verb == b"RCPT":
+            self._forward_path = line[line.index(b"<") + 1 : line.index(b">")].decode()
+        if verb == b"DATA":
+            self._in_data = True
+            return b"354 go on\r\n"
+        if verb == b"QUIT":
+            assert self._transport is not None
+            self._transport.write(b"221 2.0.0 bye\r\n")
+            self._transport.close()
+            return b""
+        return b"250 2.0.0 ok\r\n"
+
+    def _finish_message(self, out: list[bytes]) -> bool:
+        end = self._buffer.find(_END)
+        if end < 0:
+            return False
+        self._buffer = self._buffer[end + len(_END) :]
+        self._in_data = False
+        receiver, path = self._receiver, self._forward_path
+        roll = receiver.dice.random()
+        if roll < receiver.misbehaviour.drops_reply:
+            receiver.dropped[path] += 1
+            assert self._transport is not None
+            self._transport.abort()
+        elif roll < receiver.misbehaviour.drops_reply + receiver.misbehaviour.defers:
+            receiver.deferred += 1
+            out.append(b"451 4.3.0 not now\r\n")
+        else:
+            receiver.taken[path] += 1
+            out.append(b"250 2.0.0 taken\r\n")
+        return True
