@@ -1,0 +1,1 @@
+"""May this come in now? Load, size, and which domain may send."""

@@ -1,0 +1,1 @@
+"""From what a client asked for to one message: fields or MIME in, a ``Draft`` out, everything fixed (invariant I9)."""

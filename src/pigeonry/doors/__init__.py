@@ -1,0 +1,1 @@
+"""Where mail and requests come in: one package for each protocol, all handing over ``domain.submission.Submission``."""

@@ -1,0 +1,1 @@
+"""The way in by HTTP: the Mailgun-shaped API as an ASGI application (``app.HttpDoor``)."""
