@@ -1,0 +1,1 @@
+"""The program: configuration, the one place where parts are chosen, processes and commands."""

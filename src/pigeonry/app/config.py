@@ -1,0 +1,278 @@
+"""Configuration: a TOML file, then the environment, checked as a whole before anything starts.
+
+Every problem is reported at once, each with the key it is about; a key we do not know is an error that names the
+nearest one we do. ``PIGEONRY_SECTION__KEY`` in the environment overrides ``key`` in ``[section]``.
+
+Trust: the file and the environment belong to the operator; what they say is still checked, since a wrong
+``trusted_networks`` makes an open relay.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pigeonry.app.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = [
+    "ENV_PREFIX",
+    "ConfigInvalid",
+    "default_data",
+    "load",
+    "own_hostname",
+    "sealing_key_path",
+    "smarthost_of",
+    "split_address",
+    "worker_count",
+]
+
+ENV_PREFIX: Final = "PIGEONRY_"
+SHARDS_PER_WORKER: Final = 4  # below it a worker more or less would leave the load uneven
+
+
+class ConfigInvalid(Exception):
+    """The configuration cannot be used. ``problems`` has one sentence for each fault."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(path: str | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of a file and the environment.
+
+    Args:
+        path: The TOML file; None for defaults and environment only.
+
+    Raises:
+        ConfigInvalid: With every problem there is.
+    """
+    problems: list[str] = []
+    tree = _read(path, problems) if path is not None else {}
+    _overlay(tree, environ, problems)
+    settings = _convert(tree, problems)
+    if not problems:
+        _judge(settings, problems)
+    if problems:
+        raise ConfigInvalid(problems)
+    return settings
+
+
+def default_data(settings: Settings, environ: Mapping[str, str]) -> str:
+    """The data folder: as set, else systemd's state folder, else the usual one."""
+    return settings.node.data or environ.get("STATE_DIRECTORY", "").split(":")[0] or "/var/lib/pigeonry"
+
+
+def sealing_key_path(settings: Settings, environ: Mapping[str, str]) -> str:
+    """The file of the sealing key: as set, else a systemd credential, else beside the data folder."""
+    if settings.node.sealing_key:
+        return settings.node.sealing_key
+    credentials = environ.get("CREDENTIALS_DIRECTORY", "")
+    if credentials and (Path(credentials) / "sealing-key").exists():
+        return str(Path(credentials) / "sealing-key")
+    return str(Path(default_data(settings, environ)).absolute()) + ".sealing-key"
+
+
+def worker_count(settings: Settings) -> int:
+    """How many workers to run: as set, else one for each core we may use and the shards allow."""
+    if settings.node.workers:
+        return settings.node.workers
+    usable = getattr(os, "sched_getaffinity", None)
+    cores = len(usable(0)) if usable else os.cpu_count() or 1
+    return max(1, min(cores, settings.node.shards // SHARDS_PER_WORKER))
+
+
+def own_hostname(settings: Settings) -> str:
+    """The name this node says it has: as set, else the machine's."""
+    return settings.node.hostname or socket.getfqdn()
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[ipv6]:port``.
+
+    Raises:
+        ValueError: It is neither, with a sentence that says so.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{text!r} is not host:port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: write an IPv6 address in brackets, [{host}]:{port}")
+    if not host:
+        raise ValueError(f"{text!r} has no host; 0.0.0.0 or [::] stand for every address")
+    return host, int(port)
+
+
+def smarthost_of(route: str) -> tuple[str, int] | None:
+    """Host and port of ``smtp://host:port``; None for ``mx``.
+
+    Raises:
+        ValueError: It is neither, with a sentence that says so.
+    """
+    if route == "mx":
+        return None
+    url = urlsplit(route)
+    if url.scheme != "smtp" or not url.hostname or url.path not in {"", "/"} or url.query or url.fragment:
+        raise ValueError(f'{route!r} is neither "mx" nor "smtp://host:port"')
+    if url.username is not None or url.password is not None:
+        raise ValueError("a login has no place in the route")
+    return url.hostname, url.port or 25
+
+
+def _read(path: str, problems: list[str]) -> dict[str, Any]:
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror})")
+    except tomllib.TOMLDecodeError as error:
+        problems.append(f"{path}: is not TOML: {error}")
+    except UnicodeDecodeError:
+        problems.append(f"{path}: is not UTF-8")
+    return {}
+
+
+def _overlay(tree: dict[str, Any], environ: Mapping[str, str], problems: list[str]) -> None:
+    """Put the environment's values over the file's."""
+    sections = get_type_hints(Settings)
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX) or "__" not in name:
+            continue
+        section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
+        if section not in sections:
+            problems.append(f"{name}: unknown section {section!r}{_suggestion(section, sections)}")
+            continue
+        hints = get_type_hints(sections[section])
+        if key not in hints:
+            problems.append(f"{name}: unknown key {section}.{key}{_suggestion(key, hints, prefix=section + '.')}")
+            continue
+        table = tree.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = _from_text(environ[name], hints[key])
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    """The environment has only text: read it as the key's type would stand in the file."""
+    if hint is str or get_origin(hint) is Literal:
+        return text
+    if get_origin(hint) is tuple and not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _convert(tree: dict[str, Any], problems: list[str]) -> Settings:
+    """Sections and keys one by one, so that all that is wrong is said at once."""
+    sections = get_type_hints(Settings)
+    made: dict[str, Any] = {}
+    for section, table in tree.items():
+        if section not in sections:
+            problems.append(f"{section}: unknown section{_suggestion(section, sections)}")
+        elif not isinstance(table, dict):
+            problems.append(f"{section}: is a section, write it as [{section}]")
+        else:
+            made[section] = _convert_section(section, sections[section], table, problems)
+    return Settings(**{name: value for name, value in made.items() if value is not None})
+
+
+def _convert_section(section: str, kind: type, table: dict[str, Any], problems: list[str]) -> Any:
+    hints = get_type_hints(kind, include_extras=True)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in hints:
+            problems.append(f"{section}.{key}: unknown key{_suggestion(key, hints, prefix=section + '.')}")
+            continue
+        try:
+            values[key] = msgspec.convert(value, type=hints[key], strict=True)
+        except msgspec.ValidationError as error:
+            problems.append(f"{section}.{key}: {_plain(str(error))}")
+    return kind(**values)
+
+
+_WORDS: Final = {
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`str`": "text",
+    "`array`": "a list",
+    "`bool`": "true or false",
+}
+
+
+def _plain(message: str) -> str:
+    """Msgspec's sentence in the words of TOML."""
+    for word, meaning in _WORDS.items():
+        message = message.replace(word, meaning)
+    return message[:1].lower() + message[1:]
+
+
+def _suggestion(word: str, known: Mapping[str, Any], *, prefix: str = "") -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{near[0]}?" if near else f"; known are {', '.join(known)}"
+
+
+def _judge(settings: Settings, problems: list[str]) -> None:
+    """What the types cannot say."""
+
+    def attempt(key: str, check: Callable[[str], Any], *values: str) -> None:
+        for value in values:
+            try:
+                check(value)
+            except ValueError as error:
+                problems.append(f"{key}: {error}")
+
+    attempt("http.listen", split_address, *settings.http.listen)
+    attempt("http.tls_listen", split_address, *settings.http.tls_listen)
+    attempt("smtp.listen", split_address, *settings.smtp.listen)
+    attempt("smtp.tls_listen", split_address, *settings.smtp.tls_listen)
+    attempt("ops.listen", split_address, *settings.ops.listen)
+    attempt("smtp.trusted_networks", _trusted, *settings.smtp.trusted_networks)
+    attempt("delivery.route", smarthost_of, settings.delivery.route)
+    attempt("dns.nameservers", _nameserver, *settings.dns.nameservers)
+    tls = settings.tls
+    if bool(tls.cert) != bool(tls.key):
+        problems.append("tls: cert and key belong together; one of them is missing")
+    attempt("tls.cert", _readable, *([tls.cert] if tls.cert else []))
+    attempt("tls.key", _readable, *([tls.key] if tls.key else []))
+    if (settings.http.tls_listen or settings.smtp.tls_listen) and not tls.cert:
+        problems.append("tls.cert: is needed by the addresses in tls_listen")
+    if settings.delivery.retry_base_s > settings.delivery.retry_cap_s:
+        problems.append("delivery.retry_base_s: is over delivery.retry_cap_s")
+    workers = worker_count(settings)
+    if settings.node.shards < workers * SHARDS_PER_WORKER:
+        problems.append(
+            f"node.shards: is {settings.node.shards}; {workers} workers need at least {workers * SHARDS_PER_WORKER}"
+        )
+
+
+def _trusted(text: str) -> None:
+    network = ipaddress.ip_network(text)
+    if network.prefixlen == 0:
+        raise ValueError(f"{text} would let anybody relay; name the networks that may")
+
+
+def _nameserver(text: str) -> None:
+    host = split_address(text)[0] if text.count(":") == 1 or text.startswith("[") else text
+    ipaddress.ip_address(host)
+
+
+def _readable(path: str) -> None:
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None

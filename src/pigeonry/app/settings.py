@@ -1,0 +1,270 @@
+"""Every setting of a node, with its unit, its default and its limits.
+
+The structs here are the only place where a setting is described: ``pigeonry config schema``, the reference page
+docs/reference/settings.md and the checks of ``pigeonry.app.config`` all read them. No secret ever stands in the
+configuration, only the path of a file that holds one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "SHARDS_MAX",
+    "DeliverySettings",
+    "DnsSettings",
+    "HttpSettings",
+    "LogSettings",
+    "NodeSettings",
+    "OpsSettings",
+    "RetentionSettings",
+    "Settings",
+    "SmtpSettings",
+    "TlsSettings",
+]
+
+SHARDS_MAX: Final = 1024  # a message key has 16 bits for the shard; more files than this cost recovery time for nothing
+MIB: Final = 1024 * 1024
+
+Port = Annotated[str, Meta(min_length=3, max_length=300)]
+Addresses = tuple[Port, ...]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the sections have in common: frozen, no key we do not know."""
+
+
+class NodeSettings(_Section, frozen=True):
+    """This machine."""
+
+    data: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Folder of queue, bodies, events and directory. Left out: `$STATE_DIRECTORY` as systemd sets "
+            "it, else `/var/lib/pigeonry`.",
+        ),
+    ] = ""
+    hostname: Annotated[
+        str,
+        Meta(
+            max_length=255,
+            description="Name said in greeting, EHLO and Received. Left out: the machine's own full name.",
+        ),
+    ] = ""
+    workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=256,
+            description="Worker processes. 0: one for each usable core, at most a quarter of `shards`.",
+        ),
+    ] = 0
+    shards: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=SHARDS_MAX,
+            description="Shards that the queue is split into. At least four times the most workers ever expected; "
+            "workers may change at any time, shards may only grow.",
+        ),
+    ] = 32
+    sealing_key: Annotated[
+        str,
+        Meta(
+            description="File with the key that seals private keys at rest; made at the first start when it is not "
+            "there. Left out: `sealing-key` in `$CREDENTIALS_DIRECTORY` as systemd sets it, else a file beside the "
+            "data folder, never in it."
+        ),
+    ] = ""
+    drain_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="Seconds that a stopping worker may take to finish the transactions it is in; after that "
+            "connections are closed. Nothing acknowledged is lost either way.",
+        ),
+    ] = 30.0
+
+
+class HttpSettings(_Section, frozen=True):
+    """The HTTP API."""
+
+    listen: Annotated[
+        Addresses, Meta(max_length=16, description="Addresses for plain HTTP, each `host:port`. An empty list: none.")
+    ] = ("127.0.0.1:8080",)
+    tls_listen: Annotated[
+        Addresses, Meta(max_length=16, description="Addresses for HTTPS; needs the certificate of section `tls`.")
+    ] = ()
+    message_octets_max: Annotated[
+        int, Meta(ge=1024, le=1024 * MIB, description="Most octets of one message request, attachments included.")
+    ] = 25 * MIB
+    connections_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Most requests one worker works on at a time; over it 503 is answered.")
+    ] = 2000
+    keep_alive_s: Annotated[
+        float, Meta(ge=1, le=600, description="Seconds that an idle connection is kept for the next request.")
+    ] = 75.0
+
+
+class SmtpSettings(_Section, frozen=True):
+    """SMTP submission and relay."""
+
+    listen: Annotated[
+        Addresses,
+        Meta(max_length=16, description="Addresses for SMTP (STARTTLS is offered when there is a certificate)."),
+    ] = ("127.0.0.1:2525",)
+    tls_listen: Annotated[
+        Addresses, Meta(max_length=16, description="Addresses for SMTP inside TLS; needs a certificate.")
+    ] = ()
+    trusted_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=64,
+            description="Networks (CIDR) that may relay without a login. Empty by default; `0.0.0.0/0` and `::/0` "
+            "are refused.",
+        ),
+    ] = ()
+    message_octets_max: Annotated[
+        int, Meta(ge=1024, le=1024 * MIB, description="Most octets of one message: the SIZE that EHLO announces.")
+    ] = 25 * MIB
+    recipients_max: Annotated[
+        int, Meta(ge=100, le=10_000, description="Most recipients of one transaction (RFC 5321 asks for 100).")
+    ] = 1000
+    connections_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Most connections of one worker; over it 421 is answered.")
+    ] = 2000
+    idle_s: Annotated[
+        float, Meta(ge=5, le=3600, description="Seconds a client may take for a command (RFC 5321 asks for 300).")
+    ] = 300.0
+
+
+class TlsSettings(_Section, frozen=True):
+    """The certificate that all doors present. TLS 1.2 is the least that is spoken."""
+
+    cert: Annotated[str, Meta(description="PEM file with the certificate and its chain; read again at SIGHUP.")] = ""
+    key: Annotated[str, Meta(description="PEM file with the private key; read again at SIGHUP.")] = ""
+
+
+class DeliverySettings(_Section, frozen=True):
+    """How mail leaves."""
+
+    route: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description='`"mx"`: by the MX records of the recipient\'s domain. `"smtp://host:port"`: everything to '
+            "this host.",
+        ),
+    ] = "mx"
+    connections_per_site_max: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="Most connections of one worker to one site (all domains with the same MX)."),
+    ] = 20
+    connections_max: Annotated[
+        int, Meta(ge=1, le=10_000, description="Most outgoing connections of one worker over all sites.")
+    ] = 500
+    messages_per_connection_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Messages sent over one connection before it is closed.")
+    ] = 1000
+    connect_timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="Seconds to wait for a connection to be made.")
+    ] = 30.0
+    reply_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Seconds to wait for the reply to a command (RFC 5321 section 4.5.3.2 asks for 300).",
+        ),
+    ] = 300.0
+    final_reply_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Seconds to wait for the reply after the final dot (RFC 5321 asks for 600). When it does not "
+            "come the attempt is in doubt.",
+        ),
+    ] = 600.0
+    retry_base_s: Annotated[
+        float, Meta(gt=0, le=86_400, description="Seconds to the first retry; each further one waits twice as long.")
+    ] = 300.0
+    retry_cap_s: Annotated[float, Meta(gt=0, le=86_400, description="Most seconds between two attempts.")] = 14_400.0
+    expire_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=30 * 86_400,
+            description="Seconds after which what is still not delivered fails for good (counted from `o:deliverytime` "
+            "where that was given).",
+        ),
+    ] = 3 * 86_400.0
+    in_doubt_delay_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="Seconds before an attempt whose final reply was lost is made again, flagged as a possible "
+            "duplicate.",
+        ),
+    ] = 600.0
+
+
+class DnsSettings(_Section, frozen=True):
+    """Name resolution."""
+
+    nameservers: Annotated[
+        tuple[str, ...],
+        Meta(max_length=8, description="Addresses of resolvers, `ip` or `ip:port`. Empty: those of /etc/resolv.conf."),
+    ] = ()
+    timeout_s: Annotated[float, Meta(gt=0, le=60, description="Seconds after which a query has failed for now.")] = 5.0
+
+
+class RetentionSettings(_Section, frozen=True):
+    """How long things are kept."""
+
+    events_days: Annotated[
+        int, Meta(ge=1, le=3650, description="Days that events and message bodies stay readable.")
+    ] = 7
+
+
+class OpsSettings(_Section, frozen=True):
+    """For operators and their machines."""
+
+    listen: Annotated[
+        Addresses,
+        Meta(
+            max_length=4,
+            description="Addresses of `/livez`, `/readyz` and `/metrics`. They ask for no login: keep them private.",
+        ),
+    ] = ("127.0.0.1:9180",)
+
+
+class LogSettings(_Section, frozen=True):
+    """What is written to standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least level that is written.")
+    ] = "info"
+    format: Annotated[
+        Literal["json", "human"], Meta(description="One JSON object a line, or text for a person at a terminal.")
+    ] = "json"
+
+
+class Settings(_Section, frozen=True):
+    """The whole configuration: one TOML table for each section."""
+
+    node: NodeSettings = NodeSettings()
+    http: HttpSettings = HttpSettings()
+    smtp: SmtpSettings = SmtpSettings()
+    tls: TlsSettings = TlsSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    dns: DnsSettings = DnsSettings()
+    retention: RetentionSettings = RetentionSettings()
+    ops: OpsSettings = OpsSettings()
+    log: LogSettings = LogSettings()
