@@ -1,0 +1,71 @@
+"""What no linter knows: the house rules that can be counted."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "pigeonry"
+FUNCTION_LINES_MAX = 75  # longer ones are listed below and may only shrink
+FILE_LINES_MAX = 500
+
+LONGER_FUNCTIONS: dict[str, int] = {}
+LONGER_FILES: dict[str, int] = {}
+
+
+def _modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def test_every_module_opens_with_what_it_is_for() -> None:
+    silent = [str(path.relative_to(ROOT)) for path in _modules() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
+
+
+def test_long_functions_do_not_grow_and_no_new_ones_come() -> None:
+    found: dict[str, int] = {}
+    for path in _modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES_MAX:
+                    found[f"{path.relative_to(SOURCE)}:{node.name}"] = lines
+    over = {name: lines for name, lines in found.items() if lines > LONGER_FUNCTIONS.get(name, FUNCTION_LINES_MAX)}
+    assert over == {}
+
+
+def test_long_files_do_not_grow_and_no_new_ones_come() -> None:
+    found = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in _modules()}
+    over = {name: lines for name, lines in found.items() if lines > LONGER_FILES.get(name, FILE_LINES_MAX)}
+    assert over == {}
+
+
+@pytest.mark.parametrize("word", ["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"])
+def test_nothing_is_left_for_later_in_a_comment(word: str) -> None:
+    marked = [
+        str(path.relative_to(ROOT)) for path in _modules() if re.search(rf"#.*\b{word}\b", path.read_text()) is not None
+    ]
+    assert marked == []
+
+
+def test_no_module_is_named_for_nothing() -> None:
+    vague = {"utils", "util", "helpers", "helper", "manager", "managers", "common", "misc"}
+    named = [str(path.relative_to(ROOT)) for path in _modules() if path.stem in vague or path.parent.name in vague]
+    assert named == []
+
+
+def test_import_contracts_hold() -> None:
+    run = subprocess.run(["lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
+def test_each_decision_says_context_decision_alternatives_consequences() -> None:
+    for page in sorted((ROOT / "docs" / "decisions").glob("*.md")):
+        text = page.read_text().lower()
+        missing = [head for head in ("context", "decision", "alternatives", "consequences") if f"## {head}" not in text]
+        assert missing == [], page.name
