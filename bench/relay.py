@@ -2,8 +2,8 @@
 
 usage: relay.py [--size 4096] [--messages 10000] [--runs 3] [--sessions 50] [--reuse] [PEER ...]
 
-PEER is a file in peers/ (default: pigeonry, postfix-tuned and both with RSA-2048 DKIM). Peers take turns, so that a busy
-machine is unkind to all of them alike. Quote the ratios: absolute figures drift.
+PEER is a file in peers/ (default: pigeonry, postfix-tuned and both with RSA-2048 DKIM). Peers take turns, so that a
+busy machine is unkind to all of them alike. Quote the ratios: absolute figures drift.
 """
 
 from __future__ import annotations
