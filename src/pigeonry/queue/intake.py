@@ -1,0 +1,284 @@
+"""A submission becomes a message: durable with all its recipients and their ``accepted`` events, or not at all.
+
+The doors hand over what they have understood. Here it gets its key, its expiry and its events, goes through one
+commit, and only when that is durable does the door hear of success (invariant I1). Recipients that are due go
+straight on to delivery, with their content still in memory.
+
+A door that is cancelled while the commit runs has acknowledged nothing: the message is then voided, and nothing of it
+is loaded until the void is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import UNSET
+
+from pigeonry.domain import event as events
+from pigeonry.domain.errors import BadRequest, Fault
+from pigeonry.domain.message import Accept, Message, Note, Pending, Void
+from pigeonry.queue.retry import EXPIRY_S
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from pigeonry.domain.message import MessageKey, NewRecipient
+    from pigeonry.domain.submission import Submission
+    from pigeonry.ports.environment import Clock, IdSource
+    from pigeonry.ports.queue_store import QueueStore
+    from pigeonry.queue.content import ContentCache
+    from pigeonry.queue.event_ids import EventIds
+    from pigeonry.queue.scheduler import Scheduler
+
+__all__ = ["Intake"]
+
+RECIPIENTS_MAX: Final = 1_000  # recipients of one message, as the messages API promises
+RECIPIENTS_LISTED_MAX: Final = 20  # recipients repeated in each accepted event: with more, events would grow as n x n
+HEADER_CHARACTERS_MAX: Final = 1_024  # characters of a To header in an event, for the same reason
+VOID_DEADLINE_S: Final = 10.0  # seconds for one try to write a void
+VOID_PAUSE_S: Final = 0.5  # seconds between tries
+
+
+class Intake:
+    """Takes submissions in.
+
+    Args:
+        store: Makes them durable.
+        scheduler: Is offered their recipients.
+        clock: Time.
+        ids: Makes the ids of events that belong to no message.
+        event_ids: Derives the ids of all other events.
+        content: Keeps the body for the first attempt, None to read it from the store.
+        expiry_s: Seconds from when a message is due until it is given up.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        scheduler: Scheduler,
+        clock: Clock,
+        ids: IdSource,
+        *,
+        event_ids: EventIds,
+        content: ContentCache | None = None,
+        expiry_s: float = EXPIRY_S,
+    ) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._clock = clock
+        self._ids = ids
+        self._event_ids = event_ids
+        self._content = content
+        self._expiry_s = expiry_s
+        self._unacknowledged: list[Void] = []
+        self._void_wanted = asyncio.Event()
+
+    async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
+        """Make a message durable and its recipients ours to deliver.
+
+        Args:
+            deadline: Monotonic time by which the door must have its answer.
+
+        Raises:
+            BadRequest: No recipients, or over a thousand.
+            StoreBusy: Not in time; nothing was stored.
+            StoreInDoubt: Not in time; what may have been stored is voided by the store.
+        """
+        count = len(submission.recipients)
+        if not 1 <= count <= RECIPIENTS_MAX:
+            raise BadRequest(f"A message has 1 to {RECIPIENTS_MAX} recipients.")
+        key = self._store.allocate(count)
+        now = self._clock.now()
+        accept = self._build(submission, key, now)
+        self._scheduler.expect(key)
+        try:
+            await self._store.commit(accept, deadline=deadline)
+        except asyncio.CancelledError:
+            self._unacknowledged.append(Void(key, count))
+            self._void_wanted.set()
+            raise
+        except BaseException:
+            self._scheduler.abandon(key)
+            raise
+        self._hand_over(accept)
+        return key
+
+    async def reject(self, submission: Submission, *, reason: str, description: str, deadline: float) -> None:
+        """Record that a message of an authenticated sender was refused; nothing else is stored of it.
+
+        Args:
+            submission: What is known of it; its body is not looked at.
+            reason: Why, in a word.
+            description: One sentence.
+
+        Raises:
+            StoreBusy, StoreInDoubt: As in ``accept``.
+        """
+        key = int.from_bytes(self._ids.octets(8))
+        addresses = tuple(recipient.address for recipient in submission.recipients)
+        first = addresses[0] if addresses else ""
+        event = events.Rejected(
+            id=self._event_ids.event_id(0xFFFF, key, 0, "rejected"),
+            timestamp=self._clock.now(),
+            domain=submission.domain,
+            account=submission.account,
+            message=msgspec.structs.replace(
+                _bounded(submission.summary, len(addresses)), recipients=addresses[:RECIPIENTS_LISTED_MAX]
+            ),
+            log_level="warn",
+            recipient=first,
+            recipient_domain=first.rpartition("@")[2],
+            envelope=events.Envelope(_transport(submission.method), submission.reverse_path, first),
+            flags=_flags(submission),
+            tags=submission.tags,
+            user_variables=submission.user_variables,
+            reject=events.Reject(reason, description),
+        )
+        await self._store.commit(Note(events.encode_event(event)), deadline=deadline)
+
+    async def run(self) -> None:
+        """Void what doors did not live to acknowledge, until cancelled."""
+        while True:
+            await self._void_wanted.wait()
+            self._void_wanted.clear()
+            while self._unacknowledged:
+                void = self._unacknowledged[0]
+                try:
+                    await self._store.commit(void, deadline=self._clock.monotonic() + VOID_DEADLINE_S)
+                except Fault:
+                    await self._clock.sleep(VOID_PAUSE_S)
+                    continue
+                self._unacknowledged.pop(0)
+                self._scheduler.abandon(void.message)
+
+    # -- building
+
+    def _build(self, submission: Submission, key: MessageKey, now: float) -> Accept:
+        recipients = submission.recipients
+        if len(recipients) == 1 and recipients[0].due:
+            latest = recipients[0].due
+        else:
+            recipients = tuple(_due(recipient, now) for recipient in recipients)
+            latest = max(recipient.due for recipient in recipients)
+        summary = _bounded(submission.summary, len(recipients))
+        if latest > now:
+            summary = msgspec.structs.replace(summary, scheduled_for=latest)
+        message = Message(
+            key,
+            submission.account,
+            submission.domain,
+            submission.reverse_path,
+            summary,
+            now,
+            max(latest, now) + self._expiry_s,
+            submission.body_kind,
+            submission.eight_bit,
+            submission.smtputf8,
+            submission.method,
+            submission.tags,
+            submission.user_variables,
+            submission.options,
+            submission.authenticated,
+            submission.envelope_id,
+            submission.dsn_return,
+        )
+        return Accept(
+            message,
+            submission.body,
+            recipients,
+            self._accepted(submission, message, recipients),
+            submission.idempotency,
+        )
+
+    def _accepted(
+        self, submission: Submission, message: Message, recipients: tuple[NewRecipient, ...]
+    ) -> tuple[bytes, ...]:
+        """One encoded event for each recipient."""
+        key = message.key
+        summary = message.summary
+        if len(recipients) <= RECIPIENTS_LISTED_MAX:
+            summary = events.EventMessage(
+                summary.headers,
+                summary.size,
+                summary.attachments,
+                tuple([recipient.address for recipient in recipients]),
+                summary.scheduled_for,
+            )
+        method = _transport(submission.method)
+        flags = _flags(submission)
+        storage = events.Storage(key.text())
+        event_id = self._event_ids.event_id
+        encoded = []
+        for index, recipient in enumerate(recipients):
+            address = recipient.address
+            event = events.Accepted(
+                event_id(key.shard, key.serial + index, 0, "accepted"),
+                message.accepted_at,
+                message.domain,
+                message.account,
+                summary,
+                "info",
+                address,
+                address[address.rindex("@") + 1 :],
+                events.Envelope(method, message.reverse_path, address),
+                flags,
+                message.tags,
+                (),
+                message.user_variables,
+                storage,
+                method,
+                submission.originating_ip or UNSET,
+                submission.key or UNSET,
+            )
+            encoded.append(events.encode_event(event))
+        return tuple(encoded)
+
+    # -- handing over
+
+    def _hand_over(self, accept: Accept) -> None:
+        message = accept.message
+        key = message.key
+        account = message.account
+        pendings = [
+            Pending(key, key.serial + index, key.day, recipient.address, recipient.due, account)
+            for index, recipient in enumerate(accept.recipients)
+        ]
+        body = accept.body
+        if self._content is not None and isinstance(body, bytes):
+            # Before the offer: what is dispatched may ask for it at once.
+            self._content.put(message, body, uses=len(pendings))
+            left = len(pendings) - self._scheduler.offer(pendings)
+            if left:
+                self._content.release(key, left)
+        else:
+            self._scheduler.offer(pendings)
+
+
+def _due(recipient: NewRecipient, now: float) -> NewRecipient:
+    return recipient if recipient.due else msgspec.structs.replace(recipient, due=now)
+
+
+def _bounded(summary: events.EventMessage, recipients: int) -> events.EventMessage:
+    """What all events of a message repeat: without the list of recipients, its To header cut where many share it."""
+    headers = summary.headers
+    if recipients > RECIPIENTS_LISTED_MAX and len(headers.to) > HEADER_CHARACTERS_MAX:
+        kept = headers.to[:HEADER_CHARACTERS_MAX].rpartition(",")[0]
+        headers = msgspec.structs.replace(headers, to=kept or headers.to[:HEADER_CHARACTERS_MAX])
+    elif summary.recipients is UNSET:
+        return summary
+    return events.EventMessage(headers, summary.size, summary.attachments, UNSET, summary.scheduled_for)
+
+
+_PLAIN_FLAGS: Final = events.Flags(is_authenticated=True)
+
+
+def _flags(submission: Submission) -> events.Flags:
+    if submission.authenticated and not submission.options.testmode:
+        return _PLAIN_FLAGS
+    return events.Flags(is_authenticated=submission.authenticated, is_test_mode=submission.options.testmode)
+
+
+def _transport(method: str) -> Literal["smtp", "http"]:
+    return "smtp" if method == "smtp" else "http"

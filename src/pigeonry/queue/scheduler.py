@@ -1,0 +1,417 @@
+"""The scheduled queue: knows what falls due, and hands it to delivery when it does.
+
+Only what falls due soon is in memory; the store has the rest, however many millions. A loader reads pages of due
+recipients in their order and keeps a mark: all that is due up to the mark is in memory, or ended. Whatever has to be
+left to the store with an earlier time (there was no room, or a command let it go) pulls the mark back, and the next
+load finds it. What is in memory is known by its serial, so that reading it again changes nothing.
+
+A page is a snapshot, and things go on while it is read. Three rules keep a recipient from being dispatched twice:
+what settled while a page was read is remembered until the page is dealt with; a message whose commit is under way is
+*expected*, and left to those who will offer it; what a command or an attempt holds is *claimed*. None of this is
+durable: after a crash the store's ``due`` says everything again.
+
+One timer stands for the earliest recipient in memory; there is no task for each.
+
+Fresh mail and what is loaded from the store have separate halves of the room, so that neither a backlog of a million
+nor a flood at the doors can starve the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pigeonry.domain.errors import Fault
+from pigeonry.domain.message import Pending, RecipientState
+from pigeonry.ports.queue_store import DueMark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pigeonry.domain.message import MessageKey, Settle
+    from pigeonry.ports.environment import Clock, Dice
+    from pigeonry.ports.queue_store import QueueStore
+    from pigeonry.queue.content import ContentCache
+
+__all__ = ["Scheduler", "SchedulerLimits"]
+
+LOAD_GAP_S: Final = 0.25  # seconds between loads that reached their end: one query serves all that came meanwhile
+FAULT_PAUSE_S: Final = 0.5  # seconds, spread by chance: how soon a store that could not is asked again
+FIRED_MAX: Final = 1_000  # recipients dispatched in one turn of the loop, some milliseconds
+TIMER_S_MAX: Final = 30.0  # seconds; the wall clock may be set, so that no timer is trusted for longer
+START: Final = DueMark(-math.inf)
+
+
+class SchedulerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the scheduled queue.
+
+    Args:
+        recipients_max: Recipients in memory, waiting for their time, for a connection or in an attempt. One takes
+            about 600 octets: 60 MB.
+        horizon_s: Seconds before its time that a recipient may be in memory.
+        page: Recipients read from the store at once.
+        settle_deadline_s: Seconds for each further try to settle after the caller's own deadline.
+    """
+
+    recipients_max: int = 100_000
+    horizon_s: float = 60.0
+    page: int = 1_000
+    settle_deadline_s: float = 10.0
+
+
+def _not_wired(_pending: Pending) -> None:
+    raise AssertionError("the scheduler's dispatch is set by wiring, before anything is offered")
+
+
+class Scheduler:
+    """What falls due, for one worker.
+
+    Args:
+        store: Has everything that is not in memory.
+        clock, dice: Time and chance.
+        limits: Bounds.
+        content: Told when a recipient's content is no longer needed.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        clock: Clock,
+        dice: Dice,
+        limits: SchedulerLimits | None = None,
+        *,
+        content: ContentCache | None = None,
+    ) -> None:
+        self.dispatch: Callable[[Pending], None] = _not_wired
+        """Called once for each recipient that is due. Does no I/O and does not raise."""
+        self._store = store
+        self._clock = clock
+        self._dice = dice
+        self._limits = limits or SchedulerLimits()
+        self._content = content
+        self._half = max(1, self._limits.recipients_max // 2)
+        self._known: dict[int, Pending] = {}  # all that is in memory, as it was last dispatched or scheduled
+        self._fresh: set[int] = set()  # those of them that were offered, not loaded
+        self._heap: list[tuple[float, int, Pending]] = []  # those of them that wait for their time
+        self._claimed: set[int] = set()  # held by an attempt or a command
+        self._expected: set[int] = set()  # messages whose commit is under way
+        self._gone: set[int] | None = None  # settled while a page is being read
+        self._mark = START
+        self._left = math.inf  # earliest time of what was left to the store since the last load
+        self._next_load_at = 0.0  # monotonic
+        self._stalled = 0  # settles that the store could not take yet
+        self._running: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._woken = asyncio.Event()
+
+    # -- what is in memory
+
+    @property
+    def in_memory(self) -> int:
+        """Recipients in memory: waiting, dispatched, or in an attempt."""
+        return len(self._known)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the store cannot take outcomes just now: delivery should start nothing."""
+        return self._stalled > 0
+
+    def expect(self, key: MessageKey) -> None:
+        """A message's commit begins: until it is offered or abandoned, nothing of it is loaded."""
+        self._expected.add(key.serial << 16 | key.shard)
+
+    def abandon(self, key: MessageKey) -> None:
+        """A message that was expected will not be offered: it was not stored, or is void."""
+        self._expected.discard(key.serial << 16 | key.shard)
+
+    def offer(self, pendings: Sequence[Pending]) -> int:
+        """Take the recipients of one message whose commit is durable; how many are now in memory.
+
+        What is due is dispatched at once. What finds no room, or is due later than the horizon, is left to the store.
+        """
+        now = self._clock.now()
+        taken = 0
+        for pending in pendings:
+            ident = pending.serial << 16 | pending.message.shard
+            if len(self._fresh) < self._half and self._take(ident, pending, now):
+                self._fresh.add(ident)
+                taken += 1
+            else:
+                self._leave(pending.due)
+        self.abandon(pendings[0].message)
+        return taken
+
+    def claim(self, pending: Pending) -> bool:
+        """Whether this dispatched recipient may be attempted; if so nobody else can have it until it is settled.
+
+        False for one that was cancelled or changed since it was dispatched: drop it.
+        """
+        ident = pending.serial << 16 | pending.message.shard
+        if ident in self._claimed or self._known.get(ident) is not pending:
+            return False
+        self._claimed.add(ident)
+        return True
+
+    def postpone(self, pending: Pending, *, seconds: float) -> None:
+        """Take back a dispatched recipient that could not be attempted: it is dispatched again after so long.
+
+        Nothing is written: after a crash it is due when it was.
+        """
+        ident = pending.serial << 16 | pending.message.shard
+        if self._known.get(ident) is pending:
+            self._claimed.discard(ident)
+            self._schedule(ident, msgspec.structs.replace(pending, due=self._clock.now() + seconds))
+
+    # -- what commands hold
+
+    def hold(self, key: MessageKey, recipients: int) -> list[int]:
+        """Claim all recipients of a message that are in no attempt; their serials, in order.
+
+        Each must be settled, or be let go.
+        """
+        held = []
+        for serial in range(key.serial, key.serial + recipients):
+            ident = serial << 16 | key.shard
+            if ident not in self._claimed:
+                self._claimed.add(ident)
+                held.append(serial)
+        return held
+
+    def let_go(self, pending: Pending) -> None:
+        """Give back a held recipient, as it is in the store or with an earlier time: it is dispatched when due."""
+        ident = pending.serial << 16 | pending.message.shard
+        self._claimed.discard(ident)
+        if ident in self._known:
+            # A new object: whoever still has the old one is refused when he claims it.
+            self._schedule(ident, msgspec.structs.replace(pending))
+        elif not self._take(ident, pending, self._clock.now()):
+            self._leave(pending.due)
+
+    def forget(self, key: MessageKey, serial: int) -> None:
+        """Give back a held recipient that has already come to its end."""
+        ident = serial << 16 | key.shard
+        self._claimed.discard(ident)
+        self._remove(ident)
+
+    def give_up(self, key: MessageKey, serial: int) -> None:
+        """Give back a held recipient of which nothing could be learned: it is as before."""
+        known = self._known.get(serial << 16 | key.shard)
+        if known is None:
+            self._claimed.discard(serial << 16 | key.shard)
+            self._leave(0.0)  # its time is not known, so the loader looks from the start
+        else:
+            self.let_go(known)
+
+    # -- outcomes
+
+    async def settle(self, settle: Settle, *, deadline: float) -> None:
+        """Make an outcome durable, then schedule the next attempt if there is one.
+
+        Returns only when it is durable: a store that cannot take it is asked again until it does, and meanwhile
+        nothing new is dispatched, so that delivery never outruns what can be settled.
+
+        Args:
+            deadline: Monotonic time for the first try.
+        """
+        try:
+            await self._store.commit(settle, deadline=deadline)
+        except Fault:
+            await self._insist(settle)
+        self._settled(settle)
+
+    async def _insist(self, settle: Settle) -> None:
+        # Not stored, or perhaps stored: the ids are fixed, so that writing it again is safe either way.
+        self._stalled += 1
+        try:
+            while True:
+                await self._clock.sleep(FAULT_PAUSE_S * (1.0 + self._dice.random()))
+                try:
+                    deadline = self._clock.monotonic() + self._limits.settle_deadline_s
+                    await self._store.commit(settle, deadline=deadline)
+                except Fault:
+                    continue
+                return
+        finally:
+            self._stalled -= 1
+            if not self._stalled:
+                self._woken.set()
+                self._arm()
+
+    def _settled(self, settle: Settle) -> None:
+        was = settle.pending
+        ident = was.serial << 16 | was.message.shard
+        self._claimed.discard(ident)
+        in_memory = self._remove(ident)
+        if self._content is not None and in_memory:
+            self._content.release(was.message)
+        if settle.state is not RecipientState.PENDING:
+            return
+        again = Pending(
+            message=was.message,
+            serial=was.serial,
+            day=was.day,
+            address=was.address,
+            due=settle.due,
+            tenant=was.tenant,
+            attempts=settle.attempts,
+            first_attempt_at=settle.first_attempt_at,
+            in_doubt=settle.in_doubt,
+        )
+        if not self._take(ident, again, self._clock.now()):
+            self._leave(settle.due)
+
+    # -- room
+
+    def _take(self, ident: int, pending: Pending, now: float) -> bool:
+        """Take a recipient into memory if there is room and it is due soon."""
+        if len(self._known) >= self._limits.recipients_max:
+            return False
+        if pending.due > now and (pending.due > now + self._limits.horizon_s or len(self._heap) >= self._half):
+            return False
+        if pending.due <= now and not self._stalled and self._running is not None:
+            self._known[ident] = pending
+            self.dispatch(pending)
+        else:
+            self._schedule(ident, pending)
+        return True
+
+    def _schedule(self, ident: int, pending: Pending) -> None:
+        self._known[ident] = pending
+        heapq.heappush(self._heap, (pending.due, ident, pending))
+        if self._heap[0][2] is pending:
+            self._arm()
+
+    def _leave(self, due: float) -> None:
+        """Something with this time is in the store only: a load up to here must not have passed it by."""
+        if due < self._left:
+            was_covered = self._left > self._mark.due
+            self._left = due
+            if was_covered and due <= self._mark.due:
+                self._woken.set()
+
+    def _remove(self, ident: int) -> bool:
+        """Forget a recipient that ended or left memory; whether it was there."""
+        if self._gone is not None:
+            self._gone.add(ident)
+        if self._known.pop(ident, None) is None:
+            return False
+        if ident in self._fresh:
+            self._fresh.discard(ident)
+        elif self._loaded() == self._half - self._wanted():
+            self._woken.set()  # just now there is room for a page again
+        return True
+
+    def _loaded(self) -> int:
+        return len(self._known) - len(self._fresh)
+
+    def _wanted(self) -> int:
+        """The room that makes a load worthwhile."""
+        return min(self._limits.page, max(1, self._half // 4))
+
+    # -- the timer
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._running is not None and self._heap and not self._stalled:
+            delay = min(max(self._heap[0][0] - self._clock.now(), 0.0), TIMER_S_MAX)
+            self._timer = self._running.call_later(delay, self._fire)
+
+    def _fire(self) -> None:
+        """Dispatch what is due; stop after a share and go on in the next turn of the loop."""
+        now = self._clock.now()
+        fired = 0
+        while self._heap and self._heap[0][0] <= now and fired < FIRED_MAX and not self._stalled:
+            _, ident, pending = heapq.heappop(self._heap)
+            if self._known.get(ident) is pending and ident not in self._claimed:
+                self.dispatch(pending)
+                fired += 1
+        self._arm()
+
+    # -- the loader
+
+    async def run(self) -> None:
+        """Load and dispatch until cancelled."""
+        self._running = asyncio.get_running_loop()
+        try:
+            self._arm()
+            while True:
+                self._woken.clear()
+                delay = self._until_load()
+                if delay <= 0.0:
+                    await self._load()
+                else:
+                    await self._sleep(delay)
+        finally:
+            self._running = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    async def _sleep(self, delay: float) -> None:
+        assert self._running is not None
+        timer = self._running.call_later(min(delay, TIMER_S_MAX), self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            timer.cancel()
+
+    def _until_load(self) -> float:
+        """Seconds until a load makes sense: 0.0 for now, infinity when something else must happen first."""
+        if self._stalled or self._loaded() > self._half - self._wanted():
+            return math.inf
+        gap = self._next_load_at - self._clock.monotonic()
+        if self._left <= self._mark.due:
+            return gap
+        if len(self._heap) >= self._half:
+            return max(gap, self._mark.due - self._clock.now())
+        # Half a horizon ahead of time, so that nothing is late because a page took long.
+        return max(gap, self._mark.due - self._limits.horizon_s / 2.0 - self._clock.now())
+
+    async def _load(self) -> None:
+        """Read one page after the mark and take what is not known."""
+        now = self._clock.now()
+        if self._left <= self._mark.due:
+            self._mark = DueMark(self._left)
+        self._left = math.inf
+        until = now if len(self._heap) >= self._half else now + self._limits.horizon_s
+        limit = min(self._limits.page, self._half - self._loaded())
+        self._gone = set()
+        try:
+            page = await self._store.due(after=self._mark, until=until, limit=limit)
+            self._admit(page)
+        except Fault:
+            self._next_load_at = self._clock.monotonic() + FAULT_PAUSE_S * (1.0 + self._dice.random())
+            return
+        finally:
+            self._gone = None
+        if len(page) < limit:
+            self._mark = max(self._mark, DueMark(until))
+            self._next_load_at = self._clock.monotonic() + LOAD_GAP_S
+
+    def _admit(self, page: Sequence[Pending]) -> None:
+        now = self._clock.now()
+        assert self._gone is not None
+        for pending in page:
+            ident = pending.serial << 16 | pending.message.shard
+            message = pending.message
+            if not (
+                ident in self._known
+                or ident in self._claimed
+                or ident in self._gone
+                or (message.serial << 16 | message.shard) in self._expected
+            ):
+                self._known[ident] = pending
+                if pending.due <= now and not self._stalled:
+                    self.dispatch(pending)
+                else:
+                    heapq.heappush(self._heap, (pending.due, ident, pending))
+        if page:
+            last = page[-1]
+            self._mark = DueMark(last.due, last.message.shard, last.serial)
+            self._arm()
