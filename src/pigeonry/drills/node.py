@@ -1,0 +1,145 @@
+"""A real node for a drill: ``pigeonry serve`` as a child, with ways to hurt it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from pigeonry.ports.environment import Clock
+
+__all__ = ["Node", "free_port"]
+
+READY_S: Final = 30.0  # a node that is not ready by then has failed the drill
+PROBE_S: Final = 0.02
+STOP_S: Final = 60.0
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Node:
+    """One node: a supervisor and its workers.
+
+    Args:
+        config: Its configuration file.
+        smtp_port: The port by which it is known to be ready.
+        environ: Added to the environment of its processes.
+    """
+
+    def __init__(self, config: Path, smtp_port: int, clock: Clock, environ: dict[str, str]) -> None:
+        self._config = config
+        self._smtp_port = smtp_port
+        self._clock = clock
+        self._environ = {**os.environ, **environ}
+        self._process: asyncio.subprocess.Process | None = None
+        self._log = config.with_suffix(".log")
+
+    async def command(self, *words: str) -> dict[str, object]:
+        """Run ``pigeonry WORDS --config FILE --json``; what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pigeonry", *words, "--config", str(self._config), "--json"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self._environ,
+        )
+        out, err = await process.communicate()
+        if process.returncode != 0:
+            raise RuntimeError(f"pigeonry {' '.join(words)}: {err.decode(errors='replace')}")
+        answer: dict[str, object] = json.loads(out)
+        return answer
+
+    async def start(self) -> None:
+        """Start it and wait until it greets."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "pigeonry", "serve", "--config", str(self._config)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environ,
+            )
+        await self.greeted()
+
+    async def greeted(self) -> None:
+        """Wait until a worker greets."""
+        give_up = self._clock.monotonic() + READY_S
+        while not await self._greets():
+            if self._clock.monotonic() > give_up:
+                raise RuntimeError(f"the node did not greet within {READY_S:.0f} s; see {self._log}")
+            await self._clock.sleep(PROBE_S)
+
+    async def _greets(self) -> bool:
+        try:
+            async with asyncio.timeout(1.0):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._smtp_port)
+                try:
+                    return (await reader.readline()).startswith(b"220")
+                finally:
+                    writer.transport.abort()
+        except OSError:
+            return False
+
+    def workers(self) -> list[int]:
+        """Pids of its worker processes now."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        try:
+            return [int(pid) for pid in children.read_text().split()]
+        except OSError:
+            return []
+
+    def kill(self, pid: int) -> None:
+        """End a worker with SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    async def kill_supervisor(self) -> None:
+        """End the supervisor with SIGKILL, wait until its orphans are gone, start anew."""
+        assert self._process is not None
+        orphans = self.workers()
+        self._process.kill()
+        await self._process.wait()
+        give_up = self._clock.monotonic() + READY_S
+        while any(map(_runs, orphans)):
+            if self._clock.monotonic() > give_up:
+                raise RuntimeError("workers outlived their supervisor")
+            await self._clock.sleep(PROBE_S)
+        await self.start()
+
+    async def kill_all(self) -> None:
+        """End supervisor and workers with SIGKILL at one instant, as a power cut does, and start anew."""
+        assert self._process is not None
+        for pid in [self._process.pid, *self.workers()]:
+            self.kill(pid)
+        await self._process.wait()
+        await self.start()
+
+    async def stop(self) -> int:
+        """SIGTERM, and wait until it drained; its exit code."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.terminate()
+            try:
+                async with asyncio.timeout(STOP_S):
+                    await self._process.wait()
+            except TimeoutError:
+                for pid in [*self.workers(), self._process.pid]:
+                    self.kill(pid)
+                await self._process.wait()
+        return self._process.returncode or 0
+
+
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}/exe").exists()
