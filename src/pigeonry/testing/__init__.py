@@ -1,0 +1,1 @@
+"""The test kit: virtual time, seeded chance, and a small world of faulty mail servers. Never part of production."""
