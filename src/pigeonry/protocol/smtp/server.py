@@ -1,0 +1,627 @@
+"""The server's side of an SMTP session: octets in, events out, reply back. No socket, no clock.
+
+Whoever drives it feeds it octets (``receive``), writes what ``take_output`` gives, and acts on the events one at a
+time. ``MailGiven``, ``CredentialsGiven`` and ``MessageGiven`` wait for ``accept`` or ``refuse``, ``TextGiven`` and
+``TextAbandoned`` for ``resume``; until then nothing more is read, so a pipelining client is answered in order::
+
+    CONNECTED --EHLO--> GREETED --MAIL--> MAIL --RCPT--> RCPT --DATA--> DATA --CRLF.CRLF--> ANSWER --> GREETED
+        ^                |  |                             |  ^                               ^
+        |                |  +--AUTH--> CHALLENGE          |  +-> CHUNKS <--BDAT--> CHUNK ----+ (LAST)
+        +--- secured -- TLS (STARTTLS)                    +--RSET--> GREETED
+
+``ALLOWED`` says which command is taken in which state. Every session ends: errors, logins, transactions and commands
+that lead to no message are counted (``service.Limits``).
+
+Decisions: only CRLF ends a line and only CRLF.CRLF ends DATA. A message with a bare CR or LF is read to its end and
+refused with 550 5.6.11. Octets behind STARTTLS in the same read came unprotected, from anyone: they are dropped,
+STARTTLS is refused and the session ends. PLAIN and LOGIN protect nothing of what follows them, so commands behind AUTH
+are simply answered in order.
+
+Standards: RFC 5321 (SMTP; section 4.1.4 order of commands, 4.5.3.1 limits), RFC 1870 (SIZE), RFC 2034 and RFC 3463
+(ENHANCEDSTATUSCODES), RFC 2920 (PIPELINING), RFC 3030 (CHUNKING), RFC 3207 (STARTTLS), RFC 3461 (DSN), RFC 4954
+(AUTH; section 4 for cancelling and line length), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8).
+Trust: the client may be anyone and send anything. Memory held for it is bounded by ``data.HELD_OCTETS_MAX``, the
+longest line, the recipients, and one read; replies never repeat its octets.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from pigeonry.protocol.smtp import server_replies as replies
+from pigeonry.protocol.smtp.data import TextReceiver
+from pigeonry.protocol.smtp.grammar import (
+    CommandError,
+    ForwardPath,
+    ReversePath,
+    credential_text,
+    decode_base64,
+    parse_chunk,
+    parse_hello,
+    parse_mail,
+    parse_plain,
+    parse_rcpt,
+)
+from pigeonry.protocol.smtp.server_events import (
+    CredentialsGiven,
+    Event,
+    MailGiven,
+    MessageGiven,
+    SessionEnded,
+    TextAbandoned,
+    TextGiven,
+    TlsAsked,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pigeonry.domain.reply import Reply
+    from pigeonry.protocol.smtp.service import Service
+
+__all__ = [
+    "ALLOWED",
+    "CredentialsGiven",
+    "Event",
+    "MailGiven",
+    "MessageGiven",
+    "SessionEnded",
+    "SmtpServer",
+    "State",
+    "TextAbandoned",
+    "TextGiven",
+    "TlsAsked",
+]
+
+COMMAND_LINE_OCTETS_MAX: Final = 512  # RFC 5321 section 4.5.3.1.4, with its CRLF
+MAIL_LINE_OCTETS_MAX: Final = 512 + 26 + 17 + 10 + 107 + 500  # SIZE, BODY, SMTPUTF8, DSN, AUTH: what each RFC adds
+RCPT_LINE_OCTETS_MAX: Final = 512 + 10 + 528  # RFC 6531 section 3.4 and RFC 3461 section 4 (NOTIFY, ORCPT)
+AUTH_LINE_OCTETS_MAX: Final = 12_288  # RFC 4954 section 4
+
+_LINE_MAX: Final = {b"MAIL": MAIL_LINE_OCTETS_MAX, b"RCPT": RCPT_LINE_OCTETS_MAX, b"AUTH": AUTH_LINE_OCTETS_MAX}
+_OTHER_PROTOCOLS: Final = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH"})
+
+
+class State(IntEnum):
+    """Where a session stands. Up to CHUNKS, the next octets are a command."""
+
+    CONNECTED = 0
+    GREETED = 1
+    MAIL = 2
+    RCPT = 3
+    CHUNKS = 4
+    CHALLENGE = 5
+    DATA = 6
+    CHUNK = 7
+    ANSWER = 8
+    """The driver owes an answer to an event."""
+    TLS = 9
+    ENDED = 10
+
+
+_AT_ANY_TIME: Final = frozenset({State.CONNECTED, State.GREETED, State.MAIL, State.RCPT, State.CHUNKS})
+
+ALLOWED: Final[dict[bytes, frozenset[State]]] = {
+    b"EHLO": _AT_ANY_TIME,
+    b"HELO": _AT_ANY_TIME,
+    b"STARTTLS": frozenset({State.GREETED}),
+    b"AUTH": frozenset({State.GREETED}),
+    b"MAIL": frozenset({State.GREETED}),
+    b"RCPT": frozenset({State.MAIL, State.RCPT}),
+    b"DATA": frozenset({State.RCPT}),
+    b"BDAT": frozenset({State.RCPT, State.CHUNKS}),
+    b"RSET": _AT_ANY_TIME,
+    b"NOOP": _AT_ANY_TIME,
+    b"VRFY": _AT_ANY_TIME,
+    b"EXPN": _AT_ANY_TIME,
+    b"HELP": _AT_ANY_TIME,
+    b"QUIT": _AT_ANY_TIME,
+}
+"""Which command is taken in which state; anywhere else it is 503 5.5.1."""
+
+
+_ABANDONED: Final = TextAbandoned()
+
+
+class SmtpServer:
+    """One session.
+
+    Args:
+        service: What the listener shares.
+        secure: Whether TLS was up before the first octet.
+        trusted: Whether the client may send without AUTH.
+    """
+
+    __slots__ = (
+        "_at",
+        "_chunk_last",
+        "_chunk_left",
+        "_chunk_refusal",
+        "_chunk_state",
+        "_chunks_refused",
+        "_draining",
+        "_errors",
+        "_excess_recipients",
+        "_forward_paths",
+        "_given",
+        "_idle_commands",
+        "_input",
+        "_login",
+        "_logins",
+        "_mechanism",
+        "_output",
+        "_reverse_path",
+        "_service",
+        "_skipping",
+        "_text",
+        "_transactions",
+        "authenticated",
+        "extended",
+        "hello",
+        "secure",
+        "state",
+        "trusted",
+    )
+
+    def __init__(self, service: Service, *, secure: bool, trusted: bool) -> None:
+        self._service = service
+        self.secure = secure
+        self.trusted = trusted
+        self.authenticated = False
+        self.hello = ""
+        self.extended = False
+        self.state = State.CONNECTED
+        self._input = b""
+        self._at = 0
+        self._output: list[bytes] = []
+        self._skipping = self._draining = self._given = False
+        self._reverse_path: ReversePath | None = None
+        self._forward_paths: list[ForwardPath] = []
+        self._text: TextReceiver | None = None
+        self._chunk_left = 0
+        self._chunk_last = self._chunks_refused = False
+        self._chunk_refusal: Reply | None = None
+        self._chunk_state = State.CONNECTED
+        self._mechanism = b""
+        self._login = b""
+        self._errors = self._idle_commands = self._excess_recipients = self._logins = self._transactions = 0
+
+    @property
+    def held(self) -> int:
+        """Octets that wait until the driver answers: it should stop reading when they are many."""
+        return len(self._input) - self._at
+
+    def take_output(self) -> bytes:
+        """What is to be written now."""
+        output = self._output
+        if len(output) == 1:
+            octets = output[0]
+        elif output:
+            octets = b"".join(output)
+        else:
+            return b""
+        self._output = []
+        return octets
+
+    def greet(self) -> None:
+        """Say who we are."""
+        self._output.append(self._service.greeting)
+
+    def receive(self, octets: bytes) -> Event | None:
+        """Take octets from the client; the next event, or None when there is none yet."""
+        if self._at < len(self._input):
+            octets = self._input[self._at :] + octets
+        self._input, self._at = octets, 0
+        if self.state >= State.TLS:
+            # Plain octets where TLS should begin, or after the end: nobody may rely on them.
+            ended = self.state == State.ENDED
+            self._drop_input()
+            return None if ended else self._end(None)
+        return self._advance()
+
+    def accept(self, reply: bytes = replies.OK) -> Event | None:
+        """Agree to what the last event asked for, and go on.
+
+        Args:
+            reply: The encoded positive reply to a message; MAIL and AUTH have their own.
+        """
+        assert self.state == State.ANSWER, "nothing was asked"
+        if self._text is not None:
+            self._output.append(reply)
+            self._idle_commands = 0
+            self._close_transaction()
+        elif self._reverse_path is not None:
+            self._output.append(replies.SENDER_OK)
+            self.state = State.MAIL
+        else:
+            self._output.append(replies.AUTHENTICATED)
+            self.authenticated = True
+            self.state = State.GREETED
+        return self._advance()
+
+    def refuse(self, reply: Reply) -> Event | None:
+        """Decline what the last event asked for, and go on; 421 ends the session."""
+        assert self.state == State.ANSWER, "nothing was asked"
+        login = self._reverse_path is None
+        self._close_transaction()
+        if reply.code == 421:
+            return self._end(reply)
+        self._output.append(reply.octets())
+        return (self._count_login() if login else None) or self._advance()
+
+    def resume(self) -> Event | None:
+        """Go on after ``TextGiven`` or ``TextAbandoned``."""
+        return self._advance()
+
+    def secured(self) -> None:
+        """TLS is up: forget what was learnt without it (RFC 3207 section 4.2)."""
+        assert self.state == State.TLS, "TLS was not asked for"
+        self.secure = True
+        self.authenticated = False
+        self.hello = ""
+        self.state = State.CONNECTED
+
+    def drain(self) -> Event | None:
+        """End the session with 421 4.3.2 at the next command boundary: now, or when the reply owed has been given."""
+        self._draining = True
+        return self._end(replies.CLOSING) if self.state <= State.CHUNKS else None
+
+    def time_out(self, reply: Reply) -> Event | None:
+        """End the session now, whatever it is about, unless the answer to a message is owed."""
+        return self._end(reply) if self.state != State.ANSWER else None
+
+    # --- reading
+
+    def _advance(self) -> Event | None:
+        while True:
+            state = self.state
+            if self._draining and state <= State.CHUNKS:
+                return self._end(replies.CLOSING)
+            if self._at >= len(self._input):
+                self._drop_input()
+                return None
+            if state >= State.ANSWER:
+                return None
+            if state <= State.CHALLENGE:
+                end = self._input.find(b"\r\n", self._at)
+                if end < 0:
+                    self._hold_line()
+                    return None
+                line = self._input[self._at : end]
+                self._at = end + 2
+                event = self._read_line(line)
+            elif state == State.DATA:
+                event = self._read_text()
+            else:
+                event = self._read_chunk()
+            if event is not None:
+                return event
+
+    def _hold_line(self) -> None:
+        """Keep the beginning of a line, but no more of one that is already too long."""
+        held = self._input[self._at :]
+        if self._skipping or len(held) > self._line_max(held[:4].upper()):
+            self._skipping = True
+            held = b"\r" if held.endswith(b"\r") else b""
+        self._input, self._at = held, 0
+
+    def _line_max(self, start: bytes) -> int:
+        if self.state == State.CHALLENGE:
+            return AUTH_LINE_OCTETS_MAX
+        return _LINE_MAX.get(start, COMMAND_LINE_OCTETS_MAX)
+
+    def _read_line(self, line: bytes) -> Event | None:
+        if self._skipping or (
+            len(line) > COMMAND_LINE_OCTETS_MAX - 2 and len(line) > self._line_max(line[:4].upper()) - 2
+        ):
+            self._skipping = False
+            if self.state == State.CHALLENGE:
+                self.state = State.GREETED
+            return self._fail(replies.LINE_TOO_LONG)
+        if self.state == State.CHALLENGE:
+            return self._read_response(line)
+        if b"\n" in line or b"\r" in line or b"\0" in line:
+            return self._fail(replies.BAD_LINE)
+        verb, _, argument = line.partition(b" ")
+        verb = verb.upper()
+        command = self._COMMANDS.get(verb)
+        if command is None:
+            return self._end(replies.NOT_SMTP) if verb in _OTHER_PROTOCOLS else self._fail(replies.UNKNOWN)
+        if self.state not in ALLOWED[verb] and verb != b"BDAT":
+            return self._fail(self._out_of_order(verb))
+        try:
+            return command(self, argument)
+        except CommandError as error:
+            return self._fail(error.reply)
+
+    def _out_of_order(self, verb: bytes) -> Reply:
+        if self.state == State.CONNECTED:
+            return replies.HELLO_FIRST
+        if self.state == State.GREETED:
+            return replies.MAIL_FIRST
+        if self.state == State.MAIL and verb in {b"DATA", b"BDAT"}:
+            return replies.RCPT_FIRST
+        return replies.NESTED
+
+    # --- commands, each with its argument
+
+    def _ehlo(self, argument: bytes) -> Event | None:
+        self.hello = parse_hello(argument)
+        self.extended = True
+        self._output.append(self._service.extended_hello_reply(secure=self.secure))
+        return self._restart()
+
+    def _helo(self, argument: bytes) -> Event | None:
+        self.hello = parse_hello(argument)
+        self.extended = False
+        self._output.append(self._service.hello_reply)
+        return self._restart()
+
+    def _rset(self, argument: bytes) -> Event | None:
+        if argument.strip():
+            return self._fail(replies.NO_ARGUMENT)
+        self._output.append(replies.OK)
+        return self._restart() if self.state != State.CONNECTED else self._count_command()
+
+    def _restart(self) -> Event | None:
+        given = self._given
+        self._close_transaction()
+        return self._count_command() or (_ABANDONED if given else None)
+
+    def _noop(self, _argument: bytes) -> Event | None:
+        self._output.append(replies.OK)
+        return self._count_command()
+
+    def _vrfy(self, _argument: bytes) -> Event | None:
+        self._output.append(replies.CANNOT_VERIFY)
+        return self._count_command()
+
+    def _help(self, _argument: bytes) -> Event | None:
+        self._output.append(replies.HELP)
+        return self._count_command()
+
+    def _expn(self, _argument: bytes) -> Event | None:
+        return self._fail(replies.NOT_OFFERED)
+
+    def _quit(self, argument: bytes) -> Event | None:
+        if argument.strip():
+            return self._fail(replies.NO_ARGUMENT)
+        self._output.append(replies.BYE)
+        self._end(None)
+        return SessionEnded(quit=True)
+
+    def _starttls(self, argument: bytes) -> Event | None:
+        if not self._service.starttls or self.secure:
+            return self._fail(replies.NOT_OFFERED)
+        if argument.strip():
+            return self._fail(replies.NO_ARGUMENT)
+        if self._at < len(self._input):
+            return self._end(replies.TLS_GROUPED)
+        self._output.append(replies.READY_FOR_TLS)
+        self.state = State.TLS
+        return TlsAsked()
+
+    def _mail(self, argument: bytes) -> Event | None:
+        if not (self.trusted or self.authenticated):
+            return self._fail(replies.AUTH_REQUIRED)
+        limits = self._service.limits
+        if self._transactions >= limits.transactions_max:
+            return self._end(replies.ENOUGH_TRANSACTIONS)
+        reverse_path = parse_mail(argument)
+        if reverse_path.size > limits.message_octets_max:
+            return self._fail(replies.TOO_LARGE)
+        self._transactions += 1
+        self._idle_commands += 1
+        if self._idle_commands > limits.idle_commands_max:
+            return self._end(replies.ENOUGH_COMMANDS)
+        self._reverse_path = reverse_path
+        self.state = State.ANSWER
+        return MailGiven(reverse_path)
+
+    def _rcpt(self, argument: bytes) -> Event | None:
+        assert self._reverse_path is not None
+        paths, limit = self._forward_paths, self._service.limits.recipients_max
+        path = parse_rcpt(argument, smtputf8=self._reverse_path.smtputf8)
+        if len(paths) >= limit:
+            self._excess_recipients += 1
+            if self._excess_recipients > limit:
+                return self._end(replies.ENOUGH_COMMANDS)
+            self._output.append(replies.TOO_MANY_RECIPIENTS.octets())
+            return None
+        paths.append(path)
+        self._output.append(replies.RECIPIENT_OK)
+        self.state = State.RCPT
+        return None
+
+    def _data(self, argument: bytes) -> Event | None:
+        if argument.strip():
+            return self._fail(replies.NO_ARGUMENT)
+        self._text = self._receiver()
+        self._output.append(replies.GO_AHEAD)
+        self.state = State.DATA
+        return None
+
+    def _bdat(self, argument: bytes) -> Event | None:
+        """A chunk's octets are read whatever we think of it: else they would be taken for commands."""
+        try:
+            size, last = parse_chunk(argument)
+        except CommandError as error:
+            return self._end(error.reply)
+        if not size and (ended := self._count_command()):
+            return ended
+        self._chunk_left, self._chunk_last = size, last
+        self._chunk_refusal = self._reason_against_chunk(size)
+        if self._chunk_refusal is not None:
+            self._chunk_state = self.state
+        elif self._text is None:
+            self._text = self._receiver()
+        self.state = State.CHUNK
+        return self._finish_chunk() if not size else None
+
+    def _reason_against_chunk(self, size: int) -> Reply | None:
+        if self.state not in ALLOWED[b"BDAT"]:
+            return self._out_of_order(b"BDAT")
+        if self._chunks_refused:
+            return replies.CHUNKS_REFUSED
+        if size + (self._text.received if self._text else 0) > self._service.limits.message_octets_max:
+            self._chunks_refused = True
+            return replies.TOO_LARGE
+        return None
+
+    def _receiver(self) -> TextReceiver:
+        limits = self._service.limits
+        return TextReceiver(octets_max=limits.message_octets_max, line_octets_max=limits.text_line_octets_max)
+
+    def _auth(self, argument: bytes) -> Event | None:
+        if not self._service.auth:
+            return self._fail(replies.NOT_OFFERED)
+        if self.authenticated:
+            return self._fail(replies.AUTH_DONE)
+        if not self._service.offers_auth(secure=self.secure):
+            return self._fail(replies.AUTH_NEEDS_TLS)
+        mechanism, _, initial = argument.strip().partition(b" ")
+        self._mechanism = mechanism.upper()
+        self._login = b""
+        if self._mechanism not in {b"PLAIN", b"LOGIN"}:
+            return self._fail(replies.AUTH_UNKNOWN)
+        if initial:
+            return self._read_response(initial)
+        self._output.append(replies.ASK_RESPONSE if self._mechanism == b"PLAIN" else replies.ASK_USERNAME)
+        self.state = State.CHALLENGE
+        return None
+
+    def _read_response(self, line: bytes) -> Event | None:
+        self.state = State.GREETED
+        if line == b"*":
+            return self._count_login() or self._fail(replies.AUTH_CANCELLED)
+        try:
+            response = decode_base64(line)
+            if self._mechanism == b"PLAIN":
+                login, password = parse_plain(response)
+            elif not self._login:
+                credential_text(response)
+                self._login = response
+                self._output.append(replies.ASK_PASSWORD)
+                self.state = State.CHALLENGE
+                return None
+            else:
+                login, password = credential_text(self._login), credential_text(response)
+        except CommandError as error:
+            return self._count_login() or self._fail(error.reply)
+        self.state = State.ANSWER
+        return CredentialsGiven(login, password)
+
+    # --- text
+
+    def _read_text(self) -> Event | None:
+        assert self._text is not None
+        end = self._text.feed(self._input, self._at)
+        if end >= 0:
+            self._at = end
+            return self._finish_text()
+        self._drop_input()
+        return self._take_text()
+
+    def _read_chunk(self) -> Event | None:
+        end = min(len(self._input), self._at + self._chunk_left)
+        piece = memoryview(self._input)[self._at : end]
+        self._chunk_left -= end - self._at
+        self._at = end
+        if self._chunk_refusal is None:
+            assert self._text is not None
+            self._text.feed_chunk(piece)
+            if event := self._take_text():
+                return event
+        return self._finish_chunk() if not self._chunk_left else None
+
+    def _take_text(self) -> Event | None:
+        assert self._text is not None
+        octets = self._text.take()
+        if not octets:
+            return None
+        self._given = True
+        return TextGiven(octets)
+
+    def _finish_chunk(self) -> Event | None:
+        if self._chunk_refusal is not None:
+            self.state = self._chunk_state
+            given, self._given = self._given, False
+            if self._chunks_refused:
+                self._text = None
+            return self._fail(self._chunk_refusal) or (_ABANDONED if given else None)
+        if self._chunk_last:
+            return self._finish_text()
+        self._output.append(replies.CHUNK_OK)
+        self.state = State.CHUNKS
+        return None
+
+    def _finish_text(self) -> Event | None:
+        text, reverse_path = self._text, self._reverse_path
+        assert text is not None
+        assert reverse_path is not None
+        octets = text.rest()
+        if text.problem is None:
+            self.state = State.ANSWER
+            return MessageGiven(reverse_path, self._forward_paths, octets, text.length)
+        given = self._given
+        self._close_transaction()
+        self._output.append(replies.TEXT_PROBLEMS[text.problem].octets())
+        return _ABANDONED if given else None
+
+    # --- ends and counts
+
+    def _close_transaction(self) -> None:
+        self._reverse_path = None
+        self._forward_paths = []
+        self._text = None
+        self._given = self._chunks_refused = False
+        self._excess_recipients = 0
+        if self.state != State.CONNECTED or self.hello:
+            self.state = State.GREETED
+
+    def _drop_input(self) -> None:
+        self._input, self._at = b"", 0
+
+    def _end(self, reply: Reply | None) -> Event:
+        if reply is not None:
+            self._output.append(reply.octets())
+        self.state = State.ENDED
+        self._text = None
+        self._drop_input()
+        return SessionEnded(quit=False)
+
+    def _fail(self, reply: Reply) -> Event | None:
+        """Say that a command was wrong; too many of them end the session."""
+        self._errors += 1
+        if self._errors > self._service.limits.errors_max:
+            return self._end(replies.ENOUGH_ERRORS)
+        self._output.append(reply.octets())
+        return None
+
+    def _count_command(self) -> Event | None:
+        self._idle_commands += 1
+        return (
+            self._end(replies.ENOUGH_COMMANDS) if self._idle_commands > self._service.limits.idle_commands_max else None
+        )
+
+    def _count_login(self) -> Event | None:
+        self._logins += 1
+        return self._end(replies.ENOUGH_LOGINS) if self._logins >= self._service.limits.logins_max else None
+
+    _COMMANDS: ClassVar[dict[bytes, Callable[[SmtpServer, bytes], Event | None]]] = {
+        b"EHLO": _ehlo,
+        b"HELO": _helo,
+        b"STARTTLS": _starttls,
+        b"AUTH": _auth,
+        b"MAIL": _mail,
+        b"RCPT": _rcpt,
+        b"DATA": _data,
+        b"BDAT": _bdat,
+        b"RSET": _rset,
+        b"NOOP": _noop,
+        b"VRFY": _vrfy,
+        b"EXPN": _expn,
+        b"HELP": _help,
+        b"QUIT": _quit,
+    }
