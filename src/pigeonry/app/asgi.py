@@ -1,0 +1,91 @@
+"""uvicorn inside a loop of ours: no signal handlers, no access log, no headers that name the server.
+
+One server has one application and either plain sockets or TLS ones; the same application may stand behind both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from pigeonry.app.sockets import BACKLOG
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Generator, Sequence
+
+__all__ = ["HttpServer"]
+
+
+class _Quiet(uvicorn.Server):
+    """Signals are the process's own business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class HttpServer:
+    """Serves one ASGI application on sockets that already listen.
+
+    Args:
+        sockets: Closed when the server stops.
+        context: For TLS; None serves plain HTTP.
+        keep_alive_s: Seconds that an idle connection is kept.
+        connections_max: Over it requests are answered 503 at once; None for no bound of its own.
+        drain_s: Seconds that requests in flight may take once ``stop`` was called.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        sockets: Sequence[socket.socket],
+        *,
+        context: ssl.SSLContext | None = None,
+        keep_alive_s: float = 75.0,
+        connections_max: int | None = None,
+        drain_s: float = 30.0,
+    ) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        self._sockets = list(sockets)
+        self._server = _Quiet(
+            uvicorn.Config(
+                app,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=connections_max,
+                backlog=BACKLOG,
+                timeout_keep_alive=int(keep_alive_s),
+                timeout_graceful_shutdown=max(1, int(drain_s)),
+                ssl_context_factory=None if context is None else lambda _config, _default: context,
+            )
+        )
+
+    async def run(self) -> None:
+        """Serve until ``stop``; then finish the requests in flight."""
+        await self._server.serve(sockets=self._sockets)
+
+    @property
+    def started(self) -> bool:
+        """Whether connections are accepted."""
+        return self._server.started
+
+    @property
+    def connections(self) -> int:
+        """Connections that stand now."""
+        return len(self._server.server_state.connections)
+
+    def stop(self) -> None:
+        """Accept no more; ``run`` returns when what is in flight was answered."""
+        self._server.should_exit = True

@@ -1,0 +1,122 @@
+"""Listening sockets: bound once by the supervisor, one for each listener and worker slot.
+
+With SO_REUSEPORT the kernel spreads connections over the slots' sockets. They belong to the supervisor: a worker
+that dies leaves its socket and what waits in it to its successor, so no connection in the backlog is reset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from pigeonry.app.config import split_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pigeonry.app.settings import Settings
+
+__all__ = ["BACKLOG", "AddressTaken", "Listener", "bind", "bind_command_socket", "command_address", "listeners_of"]
+
+BACKLOG: Final = 2048  # connections that wait while a worker is replaced; the kernel may cap it (somaxconn)
+
+Door = Literal["http", "https", "smtp", "smtps", "ops"]
+
+
+class AddressTaken(Exception):
+    """An address cannot be listened on; the text says which and why."""
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """One address that a door listens on, as the configuration names it."""
+
+    door: Door
+    host: str
+    port: int
+
+
+def listeners_of(settings: Settings) -> tuple[Listener, ...]:
+    """Every address of the workers' doors."""
+    doors: tuple[tuple[Door, tuple[str, ...]], ...] = (
+        ("http", settings.http.listen),
+        ("https", settings.http.tls_listen),
+        ("smtp", settings.smtp.listen),
+        ("smtps", settings.smtp.tls_listen),
+    )
+    return tuple(Listener(door, *split_address(text)) for door, texts in doors for text in texts)
+
+
+def bind(listener: Listener, *, slots: int) -> tuple[socket.socket, ...]:
+    """Sockets that listen on one address, one for each worker slot; port 0 takes a free port for all of them.
+
+    Raises:
+        AddressTaken: It cannot be had.
+    """
+    bound: list[socket.socket] = []
+    port = listener.port
+    try:
+        for _ in range(slots):
+            made = _listen(listener.host, port, shared=slots > 1)
+            bound.append(made)
+            port = made.getsockname()[1]
+    except OSError as error:
+        for made in bound:
+            made.close()
+        raise AddressTaken(f"{listener.host}:{port} cannot be listened on: {error.strerror}") from None
+    return tuple(bound)
+
+
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+@contextlib.contextmanager
+def command_address(data: str, slot: int) -> Iterator[str]:
+    """Path by which a worker's command socket can be bound or reached, however deep the data folder lies.
+
+    A Unix socket's address holds 107 octets; a longer path is reached through a descriptor of its folder.
+    """
+    path = Path(data) / "run" / f"worker-{slot}.sock"
+    if len(os.fsencode(path)) < 100:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def bind_command_socket(data: str, slot: int) -> socket.socket:
+    """The listening socket for commands to the worker of a slot; only this user can reach it."""
+    folder = Path(data) / "run"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with command_address(data, slot) as address:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address)  # noqa: PTH108  # may be a path through a descriptor
+        made.bind(address)
+    made.listen(BACKLOG)
+    made.setblocking(False)
+    return made
