@@ -1,0 +1,284 @@
+"""``POST messages``: parameters in, one message out.
+
+The reverse-path is the From address when that is in the sending domain, else ``postmaster`` there: either way SPF is
+checked against the sending domain, and a bounce reaches a mailbox that its owner has. A From of another domain gets a
+``Sender`` that names the sending domain (but for domains with ``any_sender``).
+
+Standards: RFC 5322 section 3.6 (fields), RFC 6854 (several From).
+Trust: every parameter comes from outside; nothing with a line end gets into a header.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Final
+
+from pigeonry.compose import template
+from pigeonry.compose.draft import Draft, summary, total
+from pigeonry.compose.recipients import batch_recipients, parse_addresses, read_variables, same_for_all
+from pigeonry.compose.settings import read_settings, reject_controls
+from pigeonry.domain import event
+from pigeonry.domain.address import domain_of
+from pigeonry.domain.errors import BadAddress, BadRequest
+from pigeonry.domain.message import BodyKind
+from pigeonry.protocol.mime import builder
+from pigeonry.protocol.mime.addresses import format_list, show_address
+from pigeonry.protocol.mime.builder import Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pigeonry.compose.form import Form, Upload
+    from pigeonry.compose.identity import Identity, IdentitySource
+    from pigeonry.compose.settings import Settings
+    from pigeonry.domain.message import NewRecipient
+    from pigeonry.domain.tenant import Caller, SendingDomain
+    from pigeonry.protocol.mime.addresses import Address
+    from pigeonry.protocol.mime.builder import Attachment, Piece
+
+__all__ = ["compose_message", "reverse_path", "sender_header"]
+
+SUBJECT_CHARACTERS_MAX: Final = 16_384  # far over any line, so that only nonsense is refused
+ATTACHMENTS_MAX: Final = 500  # files of one message; each is listed in every event
+_TEXTS: Final = (("text", b"plain"), ("amp-html", b"x-amp-html"), ("html", b"html"))
+_MESSAGE_ID: Final = re.compile(r"[^\s<>@\x00-\x1f\x7f]{1,200}@[^\s<>@\x00-\x1f\x7f]{1,200}")
+_ADDRESS_HEADERS: Final = frozenset({"to", "cc", "reply-to", "sender"})
+
+
+def compose_message(
+    form: Form, *, domain: SendingDomain, caller: Caller, identities: IdentitySource, originating_ip: str = ""
+) -> Draft:
+    """Make the message that a request's parameters describe.
+
+    Args:
+        form: The parameters.
+        domain: The sending domain.
+        caller: Who asks.
+        identities: Makes Message-ID, date and boundary.
+        originating_ip: The client's address.
+
+    Raises:
+        BadRequest: A parameter is missing, malformed or over a limit; the text names it.
+        BadAddress: An address is not valid.
+        TooLarge: The message is over 25 MiB.
+    """
+    from_ = parse_addresses(form, "from")
+    if not from_:
+        raise BadRequest("Parameter from is missing.")
+    to = parse_addresses(form, "to")
+    if not to:
+        raise BadRequest("Parameter to is missing.")
+    cc, bcc = parse_addresses(form, "cc"), parse_addresses(form, "bcc")
+    subject = form.one("subject")
+    if subject is None:
+        raise BadRequest("Parameter subject is missing.")
+    if len(subject) > SUBJECT_CHARACTERS_MAX:
+        raise BadRequest("Parameter subject is longer than 16384 characters.")
+    reject_controls("subject", subject)
+    identity = identities.make(domain.name)
+    settings = read_settings(form.fields, now=identity.now)
+    variables = form.one("recipient-variables")
+    batch = variables is not None
+    attachments, inline = _files(form.uploads)
+    writer = _HeadWriter(batch=batch)
+    message_id = _write_head(writer, from_, to, cc, subject, identity=identity, settings=settings, domain=domain)
+    leaves = _leaves(form, batch=batch)
+    pieces = writer.pieces
+    pieces += builder.assemble(leaves, inline=inline, attachments=attachments, boundary=identity.boundary)
+    if variables is not None:
+        recipients = _batch(to, cc + bcc, variables, pieces, due=settings.deliver_at)
+        octets = template.stored(pieces)
+    else:
+        recipients = same_for_all((to, cc, bcc), due=settings.deliver_at)
+        octets = [piece for piece in pieces if not isinstance(piece, Slot)]
+    size = total(octets)
+    listed = [*attachments, *inline]
+    return Draft(
+        account=caller.account,
+        domain=domain.name,
+        key=caller.key,
+        originating_ip=originating_ip,
+        reverse_path=reverse_path(from_[0].mailbox, domain),
+        recipients=recipients,
+        summary=summary(
+            message_id=message_id,
+            from_=form.joined("from"),
+            to="%recipient%" if batch else form.joined("to"),
+            subject=subject,
+            size=size,
+            recipients=recipients,
+            batch=batch,
+            attachments=tuple([event.Attachment(f.filename, f.content_type, f.size) for f in listed]),
+            deliver_at=settings.deliver_at,
+        ),
+        pieces=octets,
+        size=size,
+        message_id=f"<{message_id}>",
+        body_kind=BodyKind.TEMPLATE if batch else BodyKind.OCTETS,
+        smtputf8=not all(a.mailbox.isascii() for group in (from_, to, cc, bcc) for a in group),
+        tags=settings.tags,
+        user_variables=settings.event_variables() if settings.variables else event.EMPTY_OBJECT,
+        options=settings.options,
+    )
+
+
+def reverse_path(from_: str, domain: SendingDomain) -> str:
+    """Where bounces of a message go: to its author in the sending domain, else to that domain's postmaster."""
+    if domain_of(from_) == domain.name and "%" not in from_:
+        return from_
+    return f"postmaster@{domain.name}"
+
+
+def sender_header(from_: str, domain: SendingDomain) -> bytes:
+    """The ``Sender`` header for a From address; empty when the sending domain speaks for itself."""
+    from_domain = domain_of(from_)
+    if from_domain == domain.name or domain.any_sender:
+        return b""
+    local = from_[: -len(from_domain) - 1]
+    if local.startswith('"') or from_domain.startswith("["):
+        return b"Sender: postmaster@%b\r\n" % domain.name.encode("ascii")
+    return f"Sender: {local}={from_domain}@{domain.name}\r\n".encode()
+
+
+class _HeadWriter:
+    """Writes the header section; texts with placeholders become slots when it is a batch."""
+
+    def __init__(self, *, batch: bool) -> None:
+        self.pieces: list[Piece] = []
+        self._batch = batch
+
+    def raw(self, octets: bytes) -> None:
+        self.pieces.append(octets)
+
+    def text(self, name: str, value: str, *, addresses: bool = False) -> None:
+        if self._batch and template.has_placeholder(value):
+            self.pieces.append(Slot(template.ADDRESSES if addresses else template.HEADER, value, name))
+            return
+        try:
+            self.pieces.append(template.header(name, value, addresses=addresses))
+        except BadAddress as error:
+            raise BadAddress(f"Parameter h:{name}: {error.text}") from None
+
+    def addresses(self, name: str, addresses: Sequence[Address]) -> None:
+        if self._batch and any(template.has_placeholder(a.display) or "%" in a.mailbox for a in addresses):
+            self.text(name, ", ".join(map(show_address, addresses)), addresses=True)
+        else:
+            octets = name.encode("ascii")
+            self.pieces.append(b"%b: %b\r\n" % (octets, format_list(addresses, column=len(octets) + 2)))
+
+    def to(self, addresses: Sequence[Address]) -> None:
+        if self._batch:
+            self.pieces.append(Slot(template.RECIPIENT, "", "To"))
+        else:
+            self.pieces.append(b"To: %b\r\n" % format_list(addresses, column=4))
+
+    def json(self, name: str, value: str) -> None:
+        if self._batch and template.has_placeholder(value):
+            self.pieces.append(Slot(template.JSON_HEADER, value, name))
+        else:
+            octets = name.encode("ascii")
+            self.pieces.append(b"%b: %b\r\n" % (octets, template.json_value(value, column=len(octets) + 2)))
+
+
+def _write_head(
+    writer: _HeadWriter,
+    from_: Sequence[Address],
+    to: Sequence[Address],
+    cc: Sequence[Address],
+    subject: str,
+    *,
+    identity: Identity,
+    settings: Settings,
+    domain: SendingDomain,
+) -> str:
+    """Write the header section but for the content's own fields; returns the Message-ID without brackets."""
+    given = {name.lower() for name, _ in settings.headers} if settings.headers else ()
+    message_id = identity.message_id
+    writer.raw(identity.received)
+    write_annotations(writer, settings)
+    if "date" not in given:
+        writer.raw(b"Date: %b\r\n" % identity.date)
+    if "message-id" not in given:
+        writer.raw(b"Message-Id: <%b>\r\n" % message_id.encode())
+    if "sender" not in given:
+        writer.raw(sender_header(from_[0].mailbox, domain))
+    writer.addresses("From", from_)
+    if "to" not in given:
+        writer.to(to)
+    if cc and "cc" not in given:
+        writer.addresses("Cc", cc)
+    writer.text("Subject", subject)
+    for name, value in settings.headers:
+        if name.lower() == "message-id":
+            message_id = _message_id(value)
+            writer.raw(b"Message-Id: <%b>\r\n" % message_id.encode())
+        else:
+            writer.text(name, value, addresses=name.lower() in _ADDRESS_HEADERS)
+    writer.raw(b"Mime-Version: 1.0\r\n")
+    return message_id
+
+
+def write_annotations(writer: _HeadWriter, settings: Settings) -> None:
+    """Tags and user variables, which stay in the delivered message unless suppressed."""
+    if settings.variables and settings.shows("x-mailgun-variables"):
+        writer.json("X-Mailgun-Variables", json.dumps(settings.variables))
+    if settings.tags and settings.shows("x-mailgun-tag"):
+        for tag in settings.tags:
+            writer.raw(b"X-Mailgun-Tag: %b\r\n" % tag.encode("ascii"))
+
+
+def _message_id(value: str) -> str:
+    """A Message-ID that the client chose, without brackets."""
+    text = value.strip().removeprefix("<").removesuffix(">")
+    if not _MESSAGE_ID.fullmatch(text):
+        raise BadRequest("Parameter h:Message-Id is not of the form <left@right>.")
+    return text
+
+
+def _leaves(form: Form, *, batch: bool) -> list[Sequence[Piece]]:
+    """The text parts in the order plain, amp, html; an empty one only when there is no other."""
+    given = [(subtype, text) for name, subtype in _TEXTS if (text := form.one(name)) is not None]
+    if not given:
+        raise BadRequest("Need at least one of the parameters text, html or amp-html.")
+    leaves: list[Sequence[Piece]] = []
+    for subtype, text in [pair for pair in given if pair[1]] or given[:1]:
+        if batch and template.has_placeholder(text):
+            leaves.append(
+                builder.text_slot(
+                    subtype, text, quoted_printable_kind=template.QUOTED_PRINTABLE, base64_kind=template.BASE64
+                )
+            )
+        else:
+            leaves.append((builder.text_leaf(subtype, text),))
+    return leaves
+
+
+def _files(uploads: Sequence[Upload]) -> tuple[list[Attachment], list[Attachment]]:
+    """Attachments and inline files."""
+    attachments: list[Attachment] = []
+    inline: list[Attachment] = []
+    if len(uploads) > ATTACHMENTS_MAX:
+        raise BadRequest(f"The message has more than {ATTACHMENTS_MAX} files.")
+    for upload in uploads:
+        embedded = upload.field == "inline"
+        made = builder.attachment(
+            filename=upload.filename,
+            content_type=upload.content_type,
+            size=upload.size,
+            body=upload.lines,
+            content_id=(upload.filename or "inline") if embedded else "",
+        )
+        (inline if embedded else attachments).append(made)
+    return attachments, inline
+
+
+def _batch(
+    to: Sequence[Address], copies: Sequence[Address], variables: str, pieces: Sequence[Piece], *, due: float
+) -> tuple[NewRecipient, ...]:
+    """The recipients of a batch, each checked to be renderable."""
+    checker = template.Checker(pieces)
+    recipients = batch_recipients(to, copies, read_variables(variables), keys=checker.keys, due=due)
+    for recipient in recipients:
+        checker.check(address=recipient.address, variables=recipient.variables)
+    return recipients
