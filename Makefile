@@ -1,57 +1,57 @@
-# The one face of the project: see CONTRIBUTING.md.
-# Needs git, make, Python 3.11 and python3-venv; everything else is installed by the targets themselves.
+# The one face of the repository: make dev, make test. Needs git, make, Python 3.11 or newer and its venv module.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help dev test lint unit parts bench drills lock clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
-BIN := .venv/bin
-STAMP := .stamps
-PARTS := postfix nsd unbound chromium swaks wrk opendkim opendkim-tools
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .stamps
+PYTEST_ARGS ?=
 
-.PHONY: help test lint bench lock parts clean
+help: ## What there is
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-help:
-	@echo 'make test | lint | bench | lock | clean'
+dev: $(STAMPS)/installed ## Run everything in this terminal: API, SMTP, inbox
+	@exec $(BIN)/pigeonry dev $(ARGS)
 
-test: $(STAMP)/installed parts lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q
+test: lint unit ## All checks and all tests
 
-lint: $(STAMP)/installed
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+lint: $(STAMPS)/installed ## Style, formatting, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports
 
-bench: $(STAMP)/installed parts
-	$(BIN)/python bench/relay.py
+unit: $(STAMPS)/installed parts
+	$(BIN)/pytest $(PYTEST_ARGS)
 
-lock: $(STAMP)/uv
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock
+parts: ## Real parts for the tests from Debian, when root; else the tests that need them say so
+	@sh tests/install-parts
 
-# Real parts from Debian, as root only. Their services are not started: the tests run their own, on loopback.
-parts:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  missing=; for part in $(PARTS); do \
-	    dpkg-query -W -f '$${Status}' "$$part" 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$part"; done; \
-	  if [ -n "$$missing" ]; then \
-	    echo "installing from Debian:$$missing"; \
-	    made=; [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; \
-	      chmod 755 /usr/sbin/policy-rc.d; made=1; }; \
-	    apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing \
-	      || echo "MISSING REAL PARTS:$$missing could not be installed"; \
-	    [ -z "$$made" ] || rm -f /usr/sbin/policy-rc.d; \
-	  fi; \
-	else echo 'not root on Debian: real parts are used where they are, and named where they are missing'; fi
+bench: $(STAMPS)/installed ## Measure the relay and the API
+	$(BIN)/python bench/ingest.py
+	$(BIN)/python bench/batch.py
 
-$(STAMP)/uv:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q uv==$(UV_VERSION)
-	mkdir -p $(STAMP) && touch $@
+drills: $(STAMPS)/installed ## The full drills; their figures go to standard output
+	$(BIN)/pigeonry drill durability --messages 1000000 --kills 200 --power-cuts 50
 
-$(STAMP)/installed: $(STAMP)/uv requirements.lock pyproject.toml
-	$(BIN)/python -m uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock
-	$(BIN)/python -m uv pip install -q --python $(BIN)/python --no-deps -e .
-	touch $@
+lock: $(STAMPS)/uv ## Resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group dev \
+		--output-file requirements.lock pyproject.toml
 
-clean:
-	rm -rf .venv $(STAMP) .pytest_cache .mypy_cache .ruff_cache
+clean: ## Remove the environment and all caches
+	rm -rf $(VENV) $(STAMPS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(STAMPS)/uv:
+	@mkdir -p $(STAMPS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+# The lock first, hashes and all; then this project itself, without looking at its dependencies again.
+$(STAMPS)/installed: $(STAMPS)/uv requirements.lock pyproject.toml
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
