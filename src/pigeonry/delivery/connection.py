@@ -1,0 +1,320 @@
+"""One SMTP connection: the client's protocol core on a transport.
+
+The hot path is lean on purpose: MAIL, RCPT and DATA leave in one write, the body goes to the transport as it is (header
+and body as two buffers, nothing copied unless a line starts with a dot), and while it travels ``before_dot`` makes
+``dot-sent`` durable. Only then does the final dot leave (invariant I4). One timer per connection enforces all
+deadlines: it is moved, not made anew, for each phase.
+
+Standards: RFC 5321 section 4.5.3.2 (timeouts).
+Trust: the peer may be anyone: what it sends goes to the core, which bounds it. What we send waits in the transport,
+bounded by the message itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, cast
+
+import msgspec
+
+from pigeonry.domain.errors import StoreBusy, StoreInDoubt
+from pigeonry.ports.network import TlsPeer
+from pigeonry.protocol.smtp.client import Capabilities, Event, Finished, Lost, SendBody, SmtpClient, Stage, Transaction
+from pigeonry.protocol.smtp.dot_stuffing import end_of_data, stuffed
+
+__all__ = ["SmtpConnection", "Timeouts", "Withheld"]
+
+BLOCK_OCTETS_MAX: Final = 262_144  # octets handed to the transport at once; nearly all messages are smaller
+TIMER_S_MAX: Final = 10.0  # seconds between looks at the deadline, so that moving it seldom means arming the timer
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds that each phase may take.
+
+    Args:
+        connect: Until TCP stands; RFC 5321 leaves it open, and another address may be waiting to be tried.
+        tls: For the handshake.
+        greeting: 4.5.3.2.1. Also for EHLO and STARTTLS.
+        envelope: For MAIL (4.5.3.2.2), RCPT (4.5.3.2.3) and RSET.
+        data: From DATA to 354 (4.5.3.2.4), added to ``envelope`` as they are one group.
+        block: For each block of the body to leave (4.5.3.2.5).
+        dot: From the final dot to the reply (4.5.3.2.6).
+        farewell: For what is left to be written when the connection closes.
+    """
+
+    connect: float = 30.0
+    tls: float = 60.0
+    greeting: float = 300.0
+    envelope: float = 300.0
+    data: float = 120.0
+    block: float = 180.0
+    dot: float = 600.0
+    farewell: float = 5.0
+
+
+class Withheld(msgspec.Struct, frozen=True):
+    """``dot-sent`` could not be made durable, so the final dot did not leave and the connection was cut."""
+
+    error: StoreBusy | StoreInDoubt
+
+
+class SmtpConnection(asyncio.Protocol):
+    """Drives one session. One task uses it; no two calls run at once.
+
+    Args:
+        client: The protocol core, fresh.
+        timeouts: How long each phase may take.
+        loop: For the timer and the future that the task waits on.
+    """
+
+    __slots__ = (
+        "_client",
+        "_deadline",
+        "_draining",
+        "_events",
+        "_flowing",
+        "_loop",
+        "_on_end",
+        "_timeouts",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_waiter",
+        "ended",
+        "messages",
+        "tls",
+    )
+
+    def __init__(self, *, client: SmtpClient, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
+        self.tls: TlsPeer | None = None
+        self.messages = 0
+        self.ended = False
+        self._client = client
+        self._timeouts = timeouts
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._events: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._flowing = True
+        self._draining = False
+        self._deadline = 0.0  # loop time; 0.0 when nothing is waited for
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._on_end: Callable[[], None] | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server offers."""
+        return self._client.capabilities
+
+    @property
+    def usable(self) -> bool:
+        """Whether another message can be begun on it."""
+        return self._client.idle and not self.ended
+
+    @property
+    def local_address(self) -> str:
+        """Our end's IP address; empty when it is not known."""
+        name = self._transport.get_extra_info("sockname") if self._transport is not None else None
+        return str(name[0]) if name else ""
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What is written to, for the TLS upgrade."""
+        assert self._transport is not None, "the connection was never made"
+        return self._transport
+
+    async def ready(self) -> Event:
+        """Wait for the greeting and EHLO; returns ``Ready``, ``NotWelcome`` or ``Lost``."""
+        return await self._next(self._timeouts.greeting)
+
+    async def ask_for_tls(self) -> Event:
+        """Say STARTTLS; returns ``TlsAgreed``, ``TlsRefused``, ``NotWelcome`` or ``Lost``."""
+        self._client.start_tls()
+        self._flush()
+        return await self._next(self._timeouts.greeting)
+
+    async def greet_again(self, transport: asyncio.Transport, peer: TlsPeer) -> Event:
+        """Go on over TLS; returns what ``ready`` does."""
+        self._transport = transport
+        self.tls = peer
+        self._client.secured()
+        self._flush()
+        return await self._next(self._timeouts.greeting)
+
+    async def send(
+        self, transaction: Transaction, parts: Sequence[bytes], *, before_dot: Callable[[], Awaitable[None]]
+    ) -> Finished | Lost | Withheld:
+        """Send one message.
+
+        Args:
+            transaction: Its envelope.
+            parts: Its octets: signature headers, if any, then header and body as stored; the last one not empty.
+            before_dot: Makes ``dot-sent`` durable; awaited while the body travels.
+
+        Returns:
+            ``Lost`` with ``Stage.DOT`` when nobody can know whether it was delivered; with any other stage it
+            was not, as the final dot never left.
+        """
+        self.messages += 1
+        self._client.begin(transaction)
+        self._flush()
+        event = await self._next(self._timeouts.envelope + self._timeouts.data)
+        if not isinstance(event, SendBody):
+            return cast("Finished | Lost", event)
+        stuffed_parts = [stuffed(part) for part in parts]
+        if sum([len(part) for part in stuffed_parts]) <= BLOCK_OCTETS_MAX:
+            self.transport.writelines(stuffed_parts)
+        else:
+            await self._write_blocks(stuffed_parts)
+        try:
+            await before_dot()
+        except (StoreBusy, StoreInDoubt) as error:
+            self.abort()
+            return Withheld(error)
+        if self._client.stage is not Stage.BODY:  # cut off or refused before the dot
+            return cast("Finished | Lost", await self._next(self._timeouts.dot))
+        self._client.complete()
+        self.transport.write(end_of_data(stuffed_parts[-1]))
+        return cast("Finished | Lost", await self._next(self._timeouts.dot))
+
+    def when_ended(self, callback: Callable[[], None] | None) -> None:
+        """Call back when the server closes the connection or breaks the session between messages; None to stop."""
+        self._on_end = callback
+
+    def close(self) -> None:
+        """QUIT if the session still stands, else close. Returns at once: the farewell has its own deadline."""
+        if self.ended or self._transport is None:
+            return
+        self._on_end = None
+        if not self._client.idle:
+            self._transport.close()
+            return
+        self._client.quit()
+        self._flush()
+        self._deadline = self._loop.time() + self._timeouts.farewell
+        self._arm()
+
+    def abort(self) -> None:
+        """Cut the connection: what was not written never leaves."""
+        if self._transport is not None and not self.ended:
+            self._transport.abort()
+        self._end("The connection was cut by us.")
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection stands; the server speaks first."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Octets from the server."""
+        client = self._client
+        events = client.receive(data)
+        self._flush()
+        if events:
+            self._events += events
+            self._wake()
+        if client.closed and self._transport is not None:
+            self._transport.close()
+
+    def eof_received(self) -> bool:
+        """The server ended its side; so do we."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._end("The connection was closed by the server." if exc is None else f"The connection broke ({exc}).")
+
+    def pause_writing(self) -> None:
+        """The transport holds enough."""
+        self._flowing = False
+
+    def resume_writing(self) -> None:
+        """The transport takes more."""
+        self._flowing = True
+        if self._draining:
+            self._wake()
+
+    # Inside
+
+    def _flush(self) -> None:
+        octets = self._client.take_output()
+        if octets and self._transport is not None:
+            self._transport.write(octets)
+
+    async def _write_blocks(self, parts: Sequence[bytes]) -> None:
+        """Write a large body block by block, each within its deadline; stops when the session ends."""
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(part), BLOCK_OCTETS_MAX):
+                if self._events:
+                    return
+                self.transport.write(view[start : start + BLOCK_OCTETS_MAX])
+                if not self._flowing:
+                    self._draining = True
+                    await self._wait(self._timeouts.block)
+                    self._draining = False
+
+    async def _next(self, timeout_s: float) -> Event:
+        """The next event; ``Lost`` when the deadline passes."""
+        if not self._events:
+            await self._wait(timeout_s)
+        return self._events.popleft()
+
+    async def _wait(self, timeout_s: float) -> None:
+        loop = self._loop
+        self._deadline = deadline = loop.time() + timeout_s
+        if self._timer is None or deadline < self._timer_at:
+            self._arm()
+        self._waiter = loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._deadline = 0.0
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._on_end is not None and not self._client.idle:
+            self._on_end()
+
+    def _arm(self) -> None:
+        """Look at the deadline when it comes, or in ten seconds, whichever is first."""
+        if self._timer is not None:
+            self._timer.cancel()
+        now = self._loop.time()
+        wait_s = min(max(0.0, self._deadline - now), TIMER_S_MAX) if self._deadline else TIMER_S_MAX
+        self._timer_at = now + wait_s
+        self._timer = self._loop.call_at(self._timer_at, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self.ended:
+            return
+        if self._deadline and self._loop.time() >= self._deadline:
+            self._time_out()
+        else:
+            self._arm()
+
+    def _time_out(self) -> None:
+        transport = self._transport
+        if transport is not None:
+            transport.abort()
+        self._end("The server did not answer in time.")
+
+    def _end(self, description: str) -> None:
+        """The connection is over: tell whoever waits. Later calls change nothing."""
+        if self.ended:
+            return
+        self.ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._events += self._client.lost(description)
+        self._wake()

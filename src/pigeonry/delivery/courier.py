@@ -1,0 +1,300 @@
+"""One connection's life: take a recipient, converse, settle, take the next.
+
+Settling an outcome runs beside the next conversation on the same connection, up to a bound. That costs a little:
+after a crash up to so many outcomes per connection are not stored although the server's reply was seen, and show as
+in doubt. It is what makes a connection's rate depend on the network and ``dot-sent`` alone and not on two syncs in a
+row.
+
+A connection that a server closed between two messages is replaced without a word: the message was not offered yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from pigeonry.delivery import classify
+from pigeonry.delivery.connection import Withheld
+from pigeonry.delivery.downgrade import NotConvertible
+from pigeonry.delivery.lane import Lane
+from pigeonry.delivery.limits import DeliveryLimits
+from pigeonry.delivery.opening import Opened, Opener, TlsDemand
+from pigeonry.delivery.preparing import Prepared, Preparing
+from pigeonry.domain.errors import Fault, NotFound
+from pigeonry.domain.message import DotSent, Message, MessageKey, Pending, Settle
+from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused
+from pigeonry.domain.reply import EnhancedStatus, Reply
+from pigeonry.ports.environment import Clock
+from pigeonry.ports.queue_store import QueueStore
+from pigeonry.protocol.smtp.client import Finished, LocalProtocolError, Lost, Stage
+from pigeonry.queue.settlement import TEST_MODE
+from pigeonry.telemetry.log import Logger
+
+__all__ = ["Content", "Courier", "Parts", "Settling"]
+
+PAUSE_S: Final = 0.25  # seconds between looks whether outcomes can be settled again
+
+
+class Content(Protocol):
+    """Where a message's octets are had from: ``queue.content``."""
+
+    async def get(self, key: MessageKey) -> tuple[Message, bytes]:
+        """The message and its octets."""
+        ...
+
+
+class Settling(Protocol):
+    """Who takes outcomes: ``queue.scheduler``."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether outcomes cannot be settled just now."""
+        ...
+
+    async def settle(self, settle: Settle, *, deadline: float) -> None:
+        """Make an outcome durable; returns when it is, however often that takes."""
+        ...
+
+    def postpone(self, pending: Pending, *, seconds: float) -> None:
+        """Take back a recipient that could not be attempted."""
+        ...
+
+    def forget(self, key: MessageKey, serial: int) -> None:
+        """Give back a recipient whose message is gone."""
+        ...
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What all couriers of a worker share.
+
+    Args:
+        pop: The next recipient for a lane, None when none waits.
+        settlement: What to write for an outcome.
+        ending: Whether no more work is to be taken.
+        log: For what should not happen.
+    """
+
+    content: Content
+    settling: Settling
+    store: QueueStore
+    opener: Opener
+    preparing: Preparing
+    clock: Clock
+    limits: DeliveryLimits
+    pop: Callable[[Lane], Pending | None]
+    settlement: Callable[[Pending, Message, Outcome], Settle]
+    ending: Callable[[], bool]
+    failed: Callable[[Lane, Deferred], None]
+    log: Logger
+    source: str = ""
+
+
+class Courier:
+    """Serves one lane with one connection at a time."""
+
+    __slots__ = ("_lane", "_opened", "_parts", "_room", "_unsettled")
+
+    def __init__(self, parts: Parts, lane: Lane) -> None:
+        self._parts = parts
+        self._lane = lane
+        self._opened: Opened | None = None
+        self._unsettled = 0
+        self._room: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Work until there is none, or no connection to do it with."""
+        try:
+            async with asyncio.TaskGroup() as settles:
+                while (pending := await self._next()) is not None:
+                    await self._attempt(pending, settles)
+        except BaseException:
+            if self._opened is not None:
+                self._opened.connection.abort()
+            raise
+        finally:
+            self._hang_up()
+
+    # Work
+
+    async def _next(self) -> Pending | None:
+        """The next recipient; None when this courier is to end."""
+        parts, lane = self._parts, self._lane
+        while True:
+            if parts.ending():
+                return None
+            opened = self._opened
+            if opened is not None and opened.connection.messages >= parts.limits.messages_per_connection:
+                return None
+            if parts.settling.paused:
+                await parts.clock.sleep(PAUSE_S)
+                continue
+            if opened is None and lane.resting:
+                return None
+            pending = parts.pop(lane)
+            if pending is not None:
+                return pending
+            if opened is None or not opened.connection.usable or not await self._idle(opened):
+                return None
+
+    async def _idle(self, opened: Opened) -> bool:
+        """Wait for work; False when none came in time or the server closed the connection."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+
+        def give_up() -> None:
+            if not waiter.done():
+                waiter.set_result(False)
+
+        timer = loop.call_later(self._parts.limits.idle_s, give_up)
+        opened.connection.when_ended(give_up)
+        self._lane.idle.append(waiter)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            opened.connection.when_ended(None)
+            if waiter in self._lane.idle:
+                self._lane.idle.remove(waiter)
+
+    async def _attempt(self, pending: Pending, settles: asyncio.TaskGroup) -> None:
+        parts = self._parts
+        started = parts.clock.monotonic()
+        try:
+            message, stored = await parts.content.get(pending.message)
+            if message.options.testmode:
+                outcome: Outcome = TEST_MODE
+            else:
+                octets = await parts.preparing.octets(pending, message, stored)
+                outcome = await self._deliver(pending, message, octets, started)
+        except NotFound:
+            parts.settling.forget(pending.message, pending.serial)
+            return
+        except Fault:
+            parts.settling.postpone(pending, seconds=parts.limits.retry_content_s)
+            return
+        settle = parts.settlement(pending, message, outcome)
+        self._unsettled += 1
+        settles.create_task(self._settle(settle))
+        if self._unsettled >= parts.limits.unsettled_per_connection:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    async def _settle(self, settle: Settle) -> None:
+        parts = self._parts
+        await parts.settling.settle(settle, deadline=parts.clock.monotonic() + parts.limits.settle_s)
+        self._unsettled -= 1
+        if self._room is not None:
+            room, self._room = self._room, None
+            if not room.done():
+                room.set_result(None)
+
+    # One attempt
+
+    async def _deliver(self, pending: Pending, message: Message, octets: bytes, started: float) -> Outcome:
+        """Attempt one recipient: on the connection at hand if it will do, else on a new one, host after host."""
+        demand = self._parts.preparing.demand(message)
+        first = 0
+        while True:
+            fresh = not self._at_hand(demand, first)
+            if fresh:
+                failure = await self._open(demand, first)
+                if failure is not None:
+                    return self._timed(failure, started)
+            opened = self._opened
+            assert opened is not None, "a session was just opened"
+            result, prepared = await self._converse(opened, pending, message, octets)
+            if not fresh and _stale(result):
+                self._hang_up()
+                continue
+            if isinstance(result, Refused):
+                return self._timed(result, started)
+            attempt = self._circumstances(opened, message, prepared, started)
+            outcome = classify.outcome_of(result, attempt)
+            if isinstance(result, Finished):
+                self._lane.worked()
+                if classify.speaks_of_the_session(result) and opened.index + 1 < len(self._lane.route.hosts):
+                    first = opened.index + 1
+                    continue
+            elif isinstance(outcome, Deferred) and isinstance(result, Lost):
+                self._parts.failed(self._lane, outcome)
+            return outcome
+
+    def _at_hand(self, demand: TlsDemand, first: int) -> bool:
+        opened = self._opened
+        return (
+            opened is not None
+            and opened.connection.usable
+            and first <= opened.index
+            and demand.met_by(opened.connection)
+        )
+
+    async def _open(self, demand: TlsDemand, first: int) -> Deferred | None:
+        """Get a session, in the place of the one at hand; what was wrong when there is none."""
+        self._hang_up()
+        parts, lane = self._parts, self._lane
+        opened = await parts.opener.open(lane.route, source=parts.source, demand=demand, first=first)
+        if isinstance(opened, Deferred):
+            if not demand.required:
+                parts.failed(lane, opened)
+            return opened
+        self._opened = opened
+        return None
+
+    async def _converse(
+        self, opened: Opened, pending: Pending, message: Message, octets: bytes
+    ) -> tuple[Finished | Lost | Withheld | Refused, Prepared | None]:
+        connection = opened.connection
+        parts = self._parts
+        prepared: Prepared | None = None
+        try:
+            prepared = await parts.preparing.ready(pending, message, octets, connection.capabilities)
+            refused = classify.obstacle(
+                connection.capabilities, prepared.transaction, Attempt(mx_host=opened.host.name)
+            )
+            if refused is not None:
+                return refused, prepared
+            dot_sent = DotSent(pending, pending.attempts + 1)
+            deadline_s = parts.limits.commit_s
+
+            async def before_dot() -> None:
+                await parts.store.commit(dot_sent, deadline=parts.clock.monotonic() + deadline_s)
+
+            return await connection.send(prepared.transaction, prepared.parts, before_dot=before_dot), prepared
+        except NotConvertible as error:
+            reply = Reply(554, str(error), EnhancedStatus(6, 3))
+            return Refused(Attempt(mx_host=opened.host.name), 554, reply, description=str(error)), prepared
+        except LocalProtocolError as error:
+            reply = Reply(553, str(error), EnhancedStatus(1, 3))
+            return Refused(Attempt(mx_host=opened.host.name), 553, reply, description=str(error)), prepared
+
+    def _circumstances(self, opened: Opened, message: Message, prepared: Prepared | None, started: float) -> Attempt:
+        tls = opened.connection.tls
+        return Attempt(
+            opened.host.name,
+            opened.connection.local_address,
+            tls is not None,
+            tls is not None and tls.verified,
+            message.smtputf8,
+            round(self._parts.clock.monotonic() - started, 6),
+            "" if prepared is None else prepared.dkim,
+        )
+
+    def _timed(self, outcome: Deferred | Refused, started: float) -> Deferred | Refused:
+        session_s = round(self._parts.clock.monotonic() - started, 6)
+        attempt = msgspec.structs.replace(outcome.attempt, session_s=session_s)
+        return msgspec.structs.replace(outcome, attempt=attempt)
+
+    def _hang_up(self) -> None:
+        if self._opened is not None:
+            self._opened.connection.close()
+            self._opened = None
+
+
+def _stale(result: Finished | Lost | Withheld | Refused) -> bool:
+    """Whether a session that stood before was over when the message began: it was not offered, so try anew."""
+    if isinstance(result, Lost):
+        return result.stage < Stage.RCPT
+    return isinstance(result, Finished) and result.stage <= Stage.MAIL and result.reply.code == 421

@@ -1,0 +1,270 @@
+"""Delivery's face to the queue: takes what is due, finds its path, and owns the connections.
+
+``dispatch`` is called by the scheduler for each recipient that is due and does no I/O: with a route at hand it puts
+the recipient into the ready queue of its path and wakes a courier or starts one; else it is looked up first, with one
+look-up for all recipients of the domain that wait. ``run`` owns all tasks. ``drain`` lets what is under way end.
+
+A path to which no session can be had rests, for longer each time; when it has failed repeatedly, what waits for it is
+deferred together (*swept*), so that its recipients keep to the retry schedule instead of queueing for a dead host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from pigeonry.delivery.courier import Content, Courier, Parts, Settling
+from pigeonry.delivery.lane import Lane
+from pigeonry.delivery.limits import DeliveryLimits
+from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.preparing import Preparing, Render
+from pigeonry.delivery.routing import NoRoute, Router
+from pigeonry.domain.errors import Fault, NotFound
+from pigeonry.domain.message import Message, Pending, Settle
+from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused
+from pigeonry.domain.route import EgressPath, Route
+from pigeonry.domain.tenant import SendingDomain
+from pigeonry.ports.environment import Clock, Dice
+from pigeonry.ports.queue_store import QueueStore
+from pigeonry.protocol.dkim.signer import DkimSigner
+from pigeonry.queue.ready import ReadyQueues
+from pigeonry.queue.settlement import TEST_MODE
+from pigeonry.telemetry.log import Logger
+
+__all__ = ["Dispatcher"]
+
+
+class Dispatcher:
+    """All of a worker's delivery.
+
+    Args:
+        ready: The ready queues, shared with nobody else who pops.
+        content: Messages and their octets.
+        scheduler: Takes outcomes; its ``dispatch`` is this object's ``dispatch``.
+        store: For ``dot-sent`` and recipients' variables.
+        router: Finds routes.
+        opener: Makes connections.
+        settlement: What to write for an outcome: ``queue.settlement.settle`` with its parameters filled in.
+        signers: A sending domain's DKIM signers.
+        domain: A sending domain with its settings.
+        render: For batch messages.
+        source: Local address to send from, empty for the system's choice.
+    """
+
+    def __init__(
+        self,
+        *,
+        ready: ReadyQueues,
+        content: Content,
+        scheduler: Settling,
+        store: QueueStore,
+        router: Router,
+        opener: Opener,
+        settlement: Callable[[Pending, Message, Outcome], Settle],
+        signers: Callable[[str], Sequence[DkimSigner]],
+        domain: Callable[[str], SendingDomain | None],
+        render: Render,
+        clock: Clock,
+        dice: Dice,
+        log: Logger,
+        limits: DeliveryLimits | None = None,
+        source: str = "",
+    ) -> None:
+        self._ready = ready
+        self._router = router
+        self._dice = dice
+        self._limits = limits or DeliveryLimits()
+        self._source = source
+        self._parts = Parts(
+            content=content,
+            settling=scheduler,
+            store=store,
+            opener=opener,
+            preparing=Preparing(store=store, clock=clock, signers=signers, domain=domain, render=render),
+            clock=clock,
+            limits=self._limits,
+            pop=lambda lane: ready.pop(lane.path),
+            settlement=settlement,
+            ending=lambda: self._ending,
+            failed=self._failed,
+            log=log,
+            source=source,
+        )
+        self._lanes: dict[str, Lane] = {}
+        self._couriers = 0
+        self._hungry: dict[str, Lane] = {}  # lanes that want a connection when all are taken, in order
+        self._looking: dict[str, list[Pending]] = {}  # recipients whose domain's route is being looked up
+        self._to_look: deque[str] = deque()
+        self._look_ups = 0
+        self._tasks: asyncio.TaskGroup | None = None
+        self._ending = False
+        self._quiet = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        """Connections that stand or are being opened."""
+        return self._couriers
+
+    def dispatch(self, pending: Pending) -> None:
+        """Take a recipient that is due. Does no I/O and does not raise."""
+        address = pending.address
+        domain = address[address.rindex("@") + 1 :]
+        route = self._router.known(domain)
+        if route is not None:
+            self._enqueue(route, pending)
+            return
+        waiting = self._looking.get(domain)
+        if waiting is not None:
+            waiting.append(pending)
+            return
+        self._looking[domain] = [pending]
+        self._to_look.append(domain)
+        self._look()
+
+    async def run(self) -> None:
+        """Deliver until cancelled, which cuts every connection at once; ``drain`` first to let them end."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._look()
+                for lane in tuple(self._lanes.values()):
+                    self._stir(lane)
+                await asyncio.Event().wait()
+        finally:
+            self._tasks = None
+            for lane in self._lanes.values():
+                lane.stop()
+
+    async def drain(self) -> None:
+        """Take no more work; return when all conversations have ended and their outcomes are durable.
+
+        What waits stays in the store. The caller bounds the wait and cancels ``run`` afterwards.
+        """
+        self._ending = True
+        for lane in self._lanes.values():
+            lane.stop()
+            while lane.wake_one():
+                pass
+        self._check_quiet()
+        await self._quiet.wait()
+
+    # Routes
+
+    def _look(self) -> None:
+        while self._tasks is not None and self._to_look and self._look_ups < self._limits.look_ups_max:
+            self._look_ups += 1
+            self._tasks.create_task(self._look_up(self._to_look.popleft()))
+
+    async def _look_up(self, domain: str) -> None:
+        started = self._parts.clock.monotonic()
+        try:
+            route = await self._router.route(domain)
+        except NoRoute as none:
+            outcome = _timed(none.outcome, self._parts.clock.monotonic() - started)
+            for pending in self._looking.pop(domain):
+                await self._conclude(pending, outcome)
+        else:
+            for pending in self._looking.pop(domain):
+                self._enqueue(route, pending)
+        finally:
+            self._look_ups -= 1
+            self._check_quiet()
+            self._look()
+
+    # Paths
+
+    def _enqueue(self, route: Route, pending: Pending) -> None:
+        lane = self._lanes.get(route.site)
+        if lane is None:
+            lane = self._lanes[route.site] = Lane(EgressPath(self._source, route.site), route)
+        else:
+            lane.route = route
+        self._ready.push(lane.path, pending)
+        self._stir(lane)
+
+    def _stir(self, lane: Lane) -> None:
+        """See to it that somebody serves a lane for which something waits."""
+        if self._ending or self._tasks is None or lane.wake_one():
+            return
+        allowed = 1 if lane.failures else self._limits.connections_per_path
+        if lane.resting or lane.couriers >= allowed:
+            return
+        if self._couriers >= self._limits.connections_max:
+            self._hungry[lane.path.site] = lane
+            return
+        lane.couriers += 1
+        self._couriers += 1
+        self._tasks.create_task(self._serve(lane))
+
+    async def _serve(self, lane: Lane) -> None:
+        try:
+            await Courier(self._parts, lane).run()
+        finally:
+            lane.couriers -= 1
+            self._couriers -= 1
+            self._check_quiet()
+            self._hand_on(lane)
+
+    def _hand_on(self, lane: Lane) -> None:
+        """A connection ended: whoever waited for one comes first, then this lane if it still has work."""
+        if self._hungry:
+            self._stir(self._hungry.pop(next(iter(self._hungry))))
+        if self._ready.backlog(lane.path):
+            if lane.failures >= self._limits.failures_before_sweep and not lane.couriers:
+                self._sweep(lane)
+            self._stir(lane)
+        elif not lane.couriers and not lane.resting and not lane.sweeping:
+            self._lanes.pop(lane.path.site, None)
+
+    def _failed(self, lane: Lane, failure: Deferred) -> None:
+        lane.failed(failure, limits=self._limits, dice=self._dice, wake=lambda: self._hand_on(lane))
+
+    # Ends without a connection
+
+    def _sweep(self, lane: Lane) -> None:
+        if self._tasks is not None and not lane.sweeping and not self._ending:
+            lane.sweeping = True
+            self._tasks.create_task(self._sweep_out(lane))
+
+    async def _sweep_out(self, lane: Lane) -> None:
+        """Defer all that waits for a path that keeps failing."""
+        failure = lane.failure
+        try:
+            while failure is not None and not self._ending:
+                async with asyncio.TaskGroup() as settles:
+                    for _ in range(min(self._limits.swept_at_once, self._ready.backlog(lane.path))):
+                        pending = self._ready.pop(lane.path)
+                        if pending is not None:
+                            settles.create_task(self._conclude(pending, _timed(failure, 0.0)))
+                if not self._ready.backlog(lane.path):
+                    return
+                failure = lane.failure
+        finally:
+            lane.sweeping = False
+            self._check_quiet()
+
+    async def _conclude(self, pending: Pending, outcome: Deferred | Refused) -> None:
+        """Settle a recipient for whom there was no conversation."""
+        parts = self._parts
+        try:
+            message, _ = await parts.content.get(pending.message)
+        except NotFound:
+            parts.settling.forget(pending.message, pending.serial)
+        except Fault:
+            parts.settling.postpone(pending, seconds=self._limits.retry_content_s)
+        else:
+            settle = parts.settlement(pending, message, TEST_MODE if message.options.testmode else outcome)
+            await parts.settling.settle(settle, deadline=parts.clock.monotonic() + self._limits.settle_s)
+
+    def _check_quiet(self) -> None:
+        sweeping = any(lane.sweeping for lane in self._lanes.values()) if self._ending else False
+        if self._ending and not self._couriers and not self._look_ups and not sweeping:
+            self._quiet.set()
+
+
+def _timed(outcome: Deferred | Refused, session_s: float) -> Deferred | Refused:
+    attempt: Attempt = msgspec.structs.replace(outcome.attempt, session_s=round(session_s, 6))
+    return msgspec.structs.replace(outcome, attempt=attempt)

@@ -1,0 +1,78 @@
+"""One egress path as delivery sees it: its route, its connections, and whether it rests after failing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from pigeonry.delivery.limits import DeliveryLimits
+from pigeonry.domain.outcome import Deferred
+from pigeonry.domain.route import EgressPath, Route
+from pigeonry.ports.environment import Dice
+
+__all__ = ["Lane"]
+
+_DOUBLINGS_MAX: Final = 16  # beyond which the longest rest is certainly reached
+
+
+class Lane:
+    """The state of one path.
+
+    Args:
+        path: Its key in the ready queues.
+        route: The hosts, as they were last found.
+    """
+
+    __slots__ = ("_resting", "couriers", "failure", "failures", "idle", "path", "route", "sweeping")
+
+    def __init__(self, path: EgressPath, route: Route) -> None:
+        self.path = path
+        self.route = route
+        self.couriers = 0
+        """Connections that stand or are being opened."""
+        self.idle: list[asyncio.Future[bool]] = []
+        """Couriers without work, the last one to become idle at the end: it is woken first, so that others can end."""
+        self.failures = 0
+        """Openings that failed in a row."""
+        self.failure: Deferred | None = None
+        self.sweeping = False
+        self._resting: asyncio.TimerHandle | None = None
+
+    @property
+    def resting(self) -> bool:
+        """Whether no connection may be opened now."""
+        return self._resting is not None
+
+    def wake_one(self) -> bool:
+        """Give work to a courier that waits for it; False when none does."""
+        while self.idle:
+            waiter = self.idle.pop()
+            if not waiter.done():
+                waiter.set_result(True)
+                return True
+        return False
+
+    def worked(self) -> None:
+        """A server took part in a conversation: what failed before is over."""
+        self.failures = 0
+        self.failure = None
+
+    def failed(self, failure: Deferred, *, limits: DeliveryLimits, dice: Dice, wake: Callable[[], None]) -> None:
+        """No session could be had: rest, for longer each time, then ``wake``."""
+        self.failure = failure
+        self.failures += 1
+        if self._resting is None:
+            rest_s = min(limits.rest_s * 2.0 ** min(self.failures - 1, _DOUBLINGS_MAX), limits.rest_s_max)
+            loop = asyncio.get_running_loop()
+            self._resting = loop.call_later(rest_s * (1.0 + 0.25 * dice.random()), self._rested, wake)
+
+    def stop(self) -> None:
+        """No timer of this lane fires any more."""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+
+    def _rested(self, wake: Callable[[], None]) -> None:
+        self._resting = None
+        wake()

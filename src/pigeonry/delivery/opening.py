@@ -1,0 +1,279 @@
+"""From a route to a session: hosts in order, their addresses, TLS.
+
+A host that does not answer, or does not want a session (also 5yz at the greeting), is passed over for the next one;
+what is left when none is left is a deferral. TLS is opportunistic: first a handshake with a certificate that verifies,
+else one with any, else none, each on a new connection, unless the message demands more. What worked is remembered
+for an hour, so that a host pays for its broken TLS once and not for every connection.
+
+Standards: RFC 5321 section 5.1 (which addresses), section 3.1 (554 greeting); RFC 3207 sections 4.1, 6 (what to do when
+TLS does not come about); RFC 7435 (opportunistic security); RFC 6698 is not done here.
+Trust: hosts are anyone's. Number of hosts and addresses tried in one attempt is bounded, and so is each step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+
+from pigeonry.delivery.classify import UNRESOLVED, session_refused, unreachable
+from pigeonry.delivery.connection import SmtpConnection, Timeouts
+from pigeonry.domain.outcome import Attempt, Deferred
+from pigeonry.domain.reply import EnhancedStatus, Reply
+from pigeonry.domain.route import Host, Route
+from pigeonry.ports.environment import Clock
+from pigeonry.ports.network import Dialer, DnsFailure, NoSuchDomain, Resolver
+from pigeonry.protocol.smtp.client import Lost, NotWelcome, Ready, SmtpClient, TlsAgreed, TlsRefused
+
+__all__ = ["ANY_TLS", "Opened", "Opener", "TlsDemand"]
+
+ADDRESSES_MAX: Final = 5  # addresses tried in one attempt; a domain with all of them dead will not answer on the sixth
+TLS_MEMORY_S: Final = 3_600.0  # seconds that a host's broken TLS or certificate is remembered
+TLS_MEMORIES_MAX: Final = 10_000  # hosts remembered, some 200 octets each
+
+
+class TlsDemand(msgspec.Struct, frozen=True, gc=False):
+    """What a message asks of a connection.
+
+    Args:
+        required: It must be encrypted.
+        verified: Its certificate must match the host; asked only together with ``required``.
+    """
+
+    required: bool = False
+    verified: bool = False
+
+    def met_by(self, connection: SmtpConnection) -> bool:
+        """Whether a connection that stands will do."""
+        if not self.required:
+            return True
+        return connection.tls is not None and (connection.tls.verified or not self.verified)
+
+
+ANY_TLS: Final = TlsDemand()
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A session that is ready, and which host of the route it is with."""
+
+    connection: SmtpConnection
+    host: Host
+    index: int
+
+
+class _Level(IntEnum):
+    """How much of TLS a host can do, best first."""
+
+    VERIFIED = 0
+    ANY_CERTIFICATE = 1
+    CLEAR = 2
+
+
+class _NoSession(Exception):
+    """This address gave no session."""
+
+    def __init__(self, outcome: Deferred) -> None:
+        super().__init__(outcome.description)
+        self.outcome = outcome
+
+
+class _StepDown(Exception):
+    """TLS did not come about; the next level may, on a new connection."""
+
+    def __init__(self, level: _Level, description: str) -> None:
+        super().__init__(description)
+        self.level = level
+
+
+class Opener:
+    """Makes connections with a session on them.
+
+    Args:
+        resolver, dialer, clock: The network and time.
+        hostname: Our name for EHLO.
+        timeouts: For connecting, TLS and every phase of the session.
+    """
+
+    def __init__(
+        self, *, resolver: Resolver, dialer: Dialer, clock: Clock, hostname: str, timeouts: Timeouts | None = None
+    ) -> None:
+        self._resolver = resolver
+        self._dialer = dialer
+        self._clock = clock
+        self._hostname = hostname
+        self._timeouts = timeouts or Timeouts()
+        self._levels: dict[str, tuple[float, _Level]] = {}
+
+    async def open(
+        self, route: Route, *, source: str = "", demand: TlsDemand = ANY_TLS, first: int = 0
+    ) -> Opened | Deferred:
+        """A session with the first host that gives one, or why there is none.
+
+        Args:
+            source: Local address, empty for the system's choice.
+            demand: What the message at hand asks for.
+            first: Index of the first host to try.
+        """
+        failure: Deferred | None = None
+        left = ADDRESSES_MAX
+        for index in range(first, len(route.hosts)):
+            host = route.hosts[index]
+            try:
+                addresses = await self._addresses(host, source)
+            except _NoSession as none:
+                failure = _better(failure, none.outcome)
+                continue
+            for address in addresses[:left]:
+                left -= 1
+                try:
+                    return Opened(await self._session(host, address, source, demand), host, index)
+                except _NoSession as none:
+                    failure = _better(failure, none.outcome)
+        return failure or unreachable(Attempt(), "No host of the domain is left to try.")
+
+    async def _addresses(self, host: Host, source: str) -> Sequence[str]:
+        attempt = Attempt(mx_host=host.name)
+        try:
+            addresses = await self._resolver.addresses(host.name)
+        except NoSuchDomain:
+            raise _NoSession(Deferred(attempt, UNRESOLVED, description="The host does not exist.")) from None
+        except DnsFailure:
+            description = "The host's address could not be looked up: DNS gave no answer."
+            raise _NoSession(Deferred(attempt, UNRESOLVED, description=description)) from None
+        if source:
+            addresses = [address for address in addresses if (":" in address) == (":" in source)]
+        if not addresses:
+            raise _NoSession(Deferred(attempt, UNRESOLVED, description="The host has no address we can reach."))
+        return addresses
+
+    async def _session(self, host: Host, address: str, source: str, demand: TlsDemand) -> SmtpConnection:
+        level = self._remembered(host.name)
+        if demand.required and level is _Level.CLEAR:
+            level = _Level.VERIFIED
+        while True:
+            connection = await self._greeted(host, address, source)
+            try:
+                await self._secure(connection, host, level, demand)
+            except _StepDown as step:
+                connection.abort()
+                self._remember(host.name, step.level)
+                level = step.level
+            except _NoSession:
+                connection.close()
+                raise
+            except BaseException:
+                connection.abort()
+                raise
+            else:
+                return connection
+
+    async def _greeted(self, host: Host, address: str, source: str) -> SmtpConnection:
+        """A connection on which EHLO was answered."""
+        loop = asyncio.get_running_loop()
+        attempt = Attempt(mx_host=host.name)
+        client = SmtpClient(hostname=self._hostname)
+        connection = SmtpConnection(client=client, timeouts=self._timeouts, loop=loop)
+        try:
+            await self._dialer.dial(
+                lambda: connection, address, host.port, source=source, timeout_s=self._timeouts.connect
+            )
+        except TimeoutError:
+            raise _NoSession(unreachable(attempt, "The host did not accept a connection in time.")) from None
+        except OSError as error:
+            raise _NoSession(unreachable(attempt, f"No connection to the host: {_plain(error)}.")) from None
+        try:
+            event = await connection.ready()
+        except BaseException:
+            connection.abort()
+            raise
+        if not isinstance(event, Ready):
+            raise self._no_session(connection, host, event)
+        return connection
+
+    async def _secure(self, connection: SmtpConnection, host: Host, level: _Level, demand: TlsDemand) -> None:
+        """Bring the connection to TLS if it is offered and known to work."""
+        if not connection.capabilities.starttls:
+            if demand.required:
+                raise _NoSession(_tls_needed(connection, host, "The server does not offer TLS, which is required."))
+            return
+        if level is _Level.CLEAR:
+            return
+        event = await connection.ask_for_tls()
+        if isinstance(event, TlsRefused):
+            if demand.required:
+                raise _NoSession(session_refused(event, _attempt(connection, host)))
+            return
+        if not isinstance(event, TlsAgreed):
+            raise self._no_session(connection, host, event)
+        await self._handshake(connection, host, level, demand)
+
+    async def _handshake(self, connection: SmtpConnection, host: Host, level: _Level, demand: TlsDemand) -> None:
+        try:
+            transport, peer = await self._dialer.start_tls(
+                connection.transport,
+                connection,
+                server_name=host.name,
+                verify=level is _Level.VERIFIED,
+                timeout_s=self._timeouts.tls,
+            )
+        except OSError as error:
+            if isinstance(error, ssl.SSLCertVerificationError) and level is _Level.VERIFIED:
+                if demand.verified:
+                    description = "The server's certificate does not verify, which is required."
+                    raise _NoSession(_tls_needed(connection, host, description)) from None
+                raise _StepDown(_Level.ANY_CERTIFICATE, "The certificate does not verify.") from None
+            if demand.required:
+                description = "The TLS handshake failed, and TLS is required."
+                raise _NoSession(_tls_needed(connection, host, description)) from None
+            raise _StepDown(_Level.CLEAR, "The TLS handshake failed.") from None
+        event = await connection.greet_again(transport, peer)
+        if not isinstance(event, Ready):
+            raise self._no_session(connection, host, event)
+
+    def _no_session(self, connection: SmtpConnection, host: Host, event: object) -> _NoSession:
+        assert isinstance(event, NotWelcome | TlsRefused | Lost), "before a message only these end a session"
+        attempt = _attempt(connection, host)
+        connection.close()
+        return _NoSession(session_refused(event, attempt))
+
+    def _remembered(self, name: str) -> _Level:
+        until, level = self._levels.get(name, (0.0, _Level.VERIFIED))
+        return level if self._clock.monotonic() < until else _Level.VERIFIED
+
+    def _remember(self, name: str, level: _Level) -> None:
+        self._levels.pop(name, None)
+        while len(self._levels) >= TLS_MEMORIES_MAX:
+            self._levels.pop(next(iter(self._levels)))
+        self._levels[name] = (self._clock.monotonic() + TLS_MEMORY_S, level)
+
+
+def _attempt(connection: SmtpConnection, host: Host) -> Attempt:
+    tls = connection.tls
+    return Attempt(
+        mx_host=host.name,
+        sending_ip=connection.local_address,
+        tls=tls is not None,
+        certificate_verified=tls is not None and tls.verified,
+    )
+
+
+def _better(one: Deferred | None, other: Deferred) -> Deferred:
+    """The failure that says more: a server's reply says more than silence; among equals the first host's."""
+    if one is None or (one.reply is None and other.reply is not None):
+        return other
+    return one
+
+
+def _tls_needed(connection: SmtpConnection, host: Host, description: str) -> Deferred:
+    reply = Reply(450, description, EnhancedStatus(7, 10))
+    return Deferred(_attempt(connection, host), 450, reply, description=description)
+
+
+def _plain(error: OSError) -> str:
+    """What the system says, without addresses of ours."""
+    return os.strerror(error.errno).lower() if error.errno else "it was refused or broke"

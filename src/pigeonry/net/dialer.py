@@ -1,0 +1,72 @@
+"""Outgoing TCP connections and TLS on them, by the event loop.
+
+Standards: RFC 3207 (STARTTLS), RFC 8446 and RFC 5246 (TLS 1.3, 1.2), RFC 7817 section 3 (names in certificates).
+Trust: the peer may be anyone. A certificate that does not verify still hides the mail from those who only listen, so
+whoever dials asks for a verified handshake first and, where policy allows, for any handshake on a new connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from asyncio import Protocol as StreamProtocol
+from asyncio import Transport
+from collections.abc import Callable
+
+from pigeonry.ports.network import TlsPeer
+
+__all__ = ["TcpDialer"]
+
+
+class TcpDialer:
+    """Implements ``ports.network.Dialer``.
+
+    Args:
+        trust: Makes the context that certificates are verified with; the system's roots when not given.
+    """
+
+    def __init__(self, *, trust: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
+        self._trust = trust
+        self._verifying: ssl.SSLContext | None = None
+        self._lenient: ssl.SSLContext | None = None
+
+    async def dial(
+        self, protocol: Callable[[], StreamProtocol], address: str, port: int, *, source: str, timeout_s: float
+    ) -> Transport:
+        """Connect to an IP address. See the port."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout_s):
+            transport, _ = await loop.create_connection(
+                protocol, address, port, local_addr=(source, 0) if source else None
+            )
+        return transport
+
+    async def start_tls(
+        self, transport: Transport, protocol: StreamProtocol, *, server_name: str, verify: bool, timeout_s: float
+    ) -> tuple[Transport, TlsPeer]:
+        """Encrypt a connection. See the port; without ``verify`` nothing is known of the certificate."""
+        loop = asyncio.get_running_loop()
+        context = self._strict() if verify else self._any()
+        try:
+            async with asyncio.timeout(timeout_s):
+                upgraded = await loop.start_tls(transport, protocol, context, server_hostname=server_name)
+        except BaseException:
+            transport.abort()
+            raise
+        if upgraded is None:
+            raise ConnectionResetError("The connection ended during the handshake.")
+        tls: ssl.SSLObject = upgraded.get_extra_info("ssl_object")
+        cipher = tls.cipher()
+        return upgraded, TlsPeer(tls.version() or "", cipher[0] if cipher else "", verify)
+
+    def _strict(self) -> ssl.SSLContext:
+        if self._verifying is None:
+            self._verifying = self._trust()
+        return self._verifying
+
+    def _any(self) -> ssl.SSLContext:
+        if self._lenient is None:
+            self._lenient = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._lenient.check_hostname = False
+            self._lenient.verify_mode = ssl.CERT_NONE
+        return self._lenient
