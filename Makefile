@@ -19,18 +19,19 @@ dev: $(STAMPS)/installed ## Run everything in this terminal: API, SMTP, inbox
 test: lint unit ## All checks and all tests
 
 lint: $(STAMPS)/installed ## Style, formatting, types, import contracts
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 unit: $(STAMPS)/installed parts
-	$(BIN)/pytest $(PYTEST_ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q $(PYTEST_ARGS)
 
 parts: ## Real parts for the tests from Debian, when root; else the tests that need them say so
 	@sh tests/install-parts
 
-bench: $(STAMPS)/installed ## Measure the relay and the API
+bench: $(STAMPS)/installed parts ## Measure the relay, the API and a batch
+	$(BIN)/python bench/relay.py
 	$(BIN)/python bench/ingest.py
 	$(BIN)/python bench/batch.py
 
@@ -46,6 +47,7 @@ clean: ## Remove the environment and all caches
 
 $(STAMPS)/uv:
 	@mkdir -p $(STAMPS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
