@@ -9,6 +9,7 @@ Trust: the file and the environment belong to the operator; what they say is sti
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import os
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pigeonry.app.settings import Settings
+from pigeonry.net.sealing import CREDENTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,9 +81,9 @@ def sealing_key_path(settings: Settings, environ: Mapping[str, str]) -> str:
     if settings.node.sealing_key:
         return settings.node.sealing_key
     credentials = environ.get("CREDENTIALS_DIRECTORY", "")
-    if credentials and (Path(credentials) / "sealing-key").exists():
-        return str(Path(credentials) / "sealing-key")
-    return str(Path(default_data(settings, environ)).absolute()) + ".sealing-key"
+    if credentials and (Path(credentials) / CREDENTIAL).exists():
+        return str(Path(credentials) / CREDENTIAL)
+    return str(Path(default_data(settings, environ)).absolute()) + ".seal-key"
 
 
 def worker_count(settings: Settings) -> int:
@@ -241,6 +243,7 @@ def _judge(settings: Settings, problems: list[str]) -> None:
     attempt("smtp.tls_listen", split_address, *settings.smtp.tls_listen)
     attempt("ops.listen", split_address, *settings.ops.listen)
     attempt("smtp.trusted_networks", _trusted, *settings.smtp.trusted_networks)
+    _judge_trust(settings, problems)
     attempt("delivery.route", smarthost_of, settings.delivery.route)
     attempt("dns.nameservers", _nameserver, *settings.dns.nameservers)
     tls = settings.tls
@@ -263,6 +266,18 @@ def _trusted(text: str) -> None:
     network = ipaddress.ip_network(text)
     if network.prefixlen == 0:
         raise ValueError(f"{text} would let anybody relay; name the networks that may")
+
+
+def _judge_trust(settings: Settings, problems: list[str]) -> None:
+    """Two halves make a whole: networks that together are everybody."""
+    for version in (4, 6):
+        networks = []
+        for text in settings.smtp.trusted_networks:
+            with contextlib.suppress(ValueError):
+                networks.append(ipaddress.ip_network(text))
+        same: list[Any] = [network for network in networks if network.version == version and network.prefixlen]
+        if any(network.prefixlen == 0 for network in ipaddress.collapse_addresses(same)):
+            problems.append("smtp.trusted_networks: together they would let anybody relay; name the networks that may")
 
 
 def _nameserver(text: str) -> None:

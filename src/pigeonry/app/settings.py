@@ -75,9 +75,8 @@ class NodeSettings(_Section, frozen=True):
     sealing_key: Annotated[
         str,
         Meta(
-            description="File with the key that seals private keys at rest; made at the first start when it is not "
-            "there. Left out: `sealing-key` in `$CREDENTIALS_DIRECTORY` as systemd sets it, else a file beside the "
-            "data folder, never in it."
+            description="File with the key that seals private keys at rest; made with a new data folder. Left out: "
+            "the systemd credential `pigeonry-seal`, else `DATA.seal-key` beside the data folder, never in it."
         ),
     ] = ""
     drain_s: Annotated[

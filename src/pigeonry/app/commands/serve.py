@@ -1,0 +1,41 @@
+"""``pigeonry serve``: the supervisor of a node in production."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from pigeonry.app.config import default_data, load, sealing_key_path
+from pigeonry.app.output import ConfigFile
+
+__all__ = ["serve"]
+
+
+def serve(*, config: ConfigFile = None) -> int:
+    """Run this node until SIGTERM. SIGHUP reads configuration and certificates again."""
+    settings = load(config, os.environ)
+    import uvloop
+
+    from pigeonry.app.installation import prepare
+    from pigeonry.app.node_ops import NodeOps
+    from pigeonry.app.notify import Notifier
+    from pigeonry.app.supervisor import Supervisor
+    from pigeonry.net.environment import SystemClock
+    from pigeonry.telemetry import log
+
+    data = str(Path(default_data(settings, os.environ)).absolute())
+    seal_key = sealing_key_path(settings, os.environ)
+    prepare(data, seal_key)
+    supervisor = Supervisor(
+        settings,
+        read=lambda: load(config, os.environ),
+        data=data,
+        sealing_key=seal_key,
+        clock=SystemClock(),
+        notifier=Notifier(os.environ, pid=os.getpid()),
+        log=log.configure(level=settings.log.level, form=settings.log.format),
+    )
+    ops = NodeOps(supervisor, settings, data=data)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(supervisor.run(ops.run))

@@ -1,0 +1,86 @@
+"""What a command prints: JSON for machines, tables for people, errors with an exit status.
+
+``--json`` prints one JSON value on standard output. Without it a person's view is printed; colour and boxes only
+where standard output is a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from cyclopts import Parameter
+
+from pigeonry.app import exits
+from pigeonry.app.config import ConfigInvalid
+from pigeonry.app.sockets import AddressTaken
+from pigeonry.domain.errors import Conflict, Fault, NotAllowed, NotAuthenticated, NotFound, PigeonryError
+from pigeonry.net.sealing import SealKeyError
+
+__all__ = ["ConfigFile", "Json", "complain", "is_expected", "print_json", "print_rows"]
+
+ConfigFile = Annotated[
+    str | None, Parameter(name="--config", env_var="PIGEONRY_CONFIG", help="The TOML file with the settings.")
+]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON value and nothing else.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, none: str = "") -> None:
+    """Rows for a person; tab-separated values where nobody looks.
+
+    Args:
+        none: What to say at a terminal when there are no rows.
+    """
+    texts = [[str(row.get(column, "")) for column in columns] for row in rows]
+    if not sys.stdout.isatty():
+        for text in texts:
+            sys.stdout.write("\t".join(text) + "\n")
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not texts and none:
+        console.print(none, style="dim")
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for text in texts:
+        table.add_row(*text)
+    console.print(table)
+
+
+def complain(error: BaseException) -> int:
+    """Say what went wrong on standard error; the exit status that stands for it."""
+    sentences = error.problems if isinstance(error, ConfigInvalid) else [str(error) or type(error).__name__]
+    for sentence in sentences:
+        sys.stderr.write(f"pigeonry: {sentence}\n")
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), exits.FAILED)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error is one that a command may end with; any other is a fault of ours and shows its traceback."""
+    return any(isinstance(error, kind) for kind, _ in _STATUSES)
+
+
+_STATUSES: Final[tuple[tuple[type[BaseException], int], ...]] = (
+    (ConfigInvalid, exits.CONFIG),
+    (SealKeyError, exits.CONFIG),
+    (AddressTaken, exits.FAILED),
+    (NotFound, exits.NOT_FOUND),
+    (Conflict, exits.CONFLICT),
+    (NotAuthenticated, exits.AUTH),
+    (NotAllowed, exits.AUTH),
+    (Fault, exits.UNREACHABLE),
+    (PigeonryError, exits.FAILED),
+)

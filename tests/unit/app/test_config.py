@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pigeonry.app.config import (
+    ConfigInvalid,
+    default_data,
+    load,
+    sealing_key_path,
+    smarthost_of,
+    split_address,
+    worker_count,
+)
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "pigeonry.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def problems(folder: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigInvalid) as caught:
+        load(written(folder, text), environ or {})
+    return caught.value.problems
+
+
+def test_nothing_need_be_set() -> None:
+    settings = load(None, {})
+    assert settings.smtp.trusted_networks == ()
+    assert settings.delivery.route == "mx"
+
+
+def test_the_file_is_read_and_the_environment_comes_after_it(tmp_path: Path) -> None:
+    path = written(tmp_path, '[smtp]\nlisten = ["127.0.0.1:1025"]\nrecipients_max = 200\n')
+    settings = load(path, {"PIGEONRY_SMTP__LISTEN": "127.0.0.1:25, [::1]:25", "PIGEONRY_NODE__WORKERS": "2"})
+    assert settings.smtp.listen == ("127.0.0.1:25", "[::1]:25")
+    assert settings.smtp.recipients_max == 200
+    assert settings.node.workers == 2
+
+
+def test_the_environment_takes_lists_as_toml_too() -> None:
+    assert load(None, {"PIGEONRY_HTTP__LISTEN": '["127.0.0.1:1"]'}).http.listen == ("127.0.0.1:1",)
+    assert load(None, {"PIGEONRY_HTTP__LISTEN": "[]"}).http.listen == ()
+
+
+def test_variables_of_other_purposes_are_left_alone() -> None:
+    assert load(None, {"PIGEONRY_CONFIG": "x", "PIGEONRYX__Y": "1", "PATH": "/bin"}) == load(None, {})
+
+
+def test_an_unknown_key_names_the_nearest_one_we_know(tmp_path: Path) -> None:
+    assert problems(tmp_path, '[smtp]\nlistn = ["127.0.0.1:25"]\n') == [
+        "smtp.listn: unknown key; did you mean smtp.listen?"
+    ]
+
+
+def test_an_unknown_section_names_the_nearest_one_we_know(tmp_path: Path) -> None:
+    assert problems(tmp_path, "[delivry]\n") == ["delivry: unknown section; did you mean delivery?"]
+
+
+def test_an_unknown_variable_names_the_nearest_key() -> None:
+    with pytest.raises(
+        ConfigInvalid, match=r"PIGEONRY_SMTP__LISTN: unknown key smtp.listn; did you mean smtp.listen\?"
+    ):
+        load(None, {"PIGEONRY_SMTP__LISTN": "x"})
+
+
+def test_a_section_given_a_value_is_said_to_be_a_section(tmp_path: Path) -> None:
+    assert problems(tmp_path, 'smtp = "x"\n') == ["smtp: is a section, write it as [smtp]"]
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
+    said = problems(tmp_path, '[smtp]\nconnections_max = "7"\nrecipients_max = 1\n[node]\nworkers = -1\n')
+    assert said == [
+        "smtp.connections_max: expected a whole number, got text",
+        "smtp.recipients_max: expected a whole number >= 100",
+        "node.workers: expected a whole number >= 0",
+    ]
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_everybody_is_no_trusted_network(tmp_path: Path, network: str) -> None:
+    (said,) = problems(tmp_path, f'[smtp]\ntrusted_networks = ["10.0.0.0/8", "{network}"]\n')
+    assert said == f"smtp.trusted_networks: {network} would let anybody relay; name the networks that may"
+
+
+def test_two_halves_of_the_internet_are_everybody_as_well(tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, '[smtp]\ntrusted_networks = ["0.0.0.0/1", "128.0.0.0/1"]\n')
+    assert "together" in said
+
+
+def test_a_network_with_host_bits_is_refused(tmp_path: Path) -> None:
+    assert "host bits" in problems(tmp_path, '[smtp]\ntrusted_networks = ["10.0.0.1/8"]\n')[0]
+
+
+@pytest.mark.parametrize("listen", ["25", "::1:25", ":25", "host:", "host:65536", "host:x", "host:-1"])
+def test_what_is_no_address_is_refused(tmp_path: Path, listen: str) -> None:
+    assert problems(tmp_path, f'[smtp]\nlisten = ["{listen}"]\n')[0].startswith("smtp.listen: ")
+
+
+def test_tls_addresses_need_a_certificate(tmp_path: Path) -> None:
+    assert problems(tmp_path, '[http]\ntls_listen = ["127.0.0.1:443"]\n') == [
+        "tls.cert: is needed by the addresses in tls_listen"
+    ]
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
+    cert = written(tmp_path, "")
+    assert problems(tmp_path, f'[tls]\ncert = "{cert}"\n') == [
+        "tls: cert and key belong together; one of them is missing"
+    ]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="cannot be read"):
+        load(str(tmp_path / "missing.toml"), {})
+    assert "is not TOML" in problems(tmp_path, "[smtp\n")[0]
+
+
+def test_more_workers_than_a_quarter_of_the_shards_are_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, "[node]\nworkers = 9\nshards = 32\n") == [
+        "node.shards: is 32; 9 workers need at least 36"
+    ]
+
+
+def test_workers_by_cores_never_exceed_what_the_shards_allow() -> None:
+    assert 1 <= worker_count(load(None, {"PIGEONRY_NODE__SHARDS": "4"})) <= 1
+
+
+def test_a_route_is_mx_or_a_smarthost() -> None:
+    assert smarthost_of("mx") is None
+    assert smarthost_of("smtp://127.0.0.1:2626") == ("127.0.0.1", 2626)
+    assert smarthost_of("smtp://[::1]") == ("::1", 25)
+
+
+@pytest.mark.parametrize(
+    "route", ["MX", "smtp://", "http://host:1", "smtp://user:secret@host:25", "smtp://host:25/x", "host"]
+)
+def test_any_other_route_is_refused_without_repeating_a_secret(route: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        smarthost_of(route)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_address_is_split() -> None:
+    assert split_address("[::1]:25") == ("::1", 25)
+    assert split_address("0.0.0.0:0") == ("0.0.0.0", 0)
+
+
+def test_systemd_names_the_data_folder_and_the_credential(tmp_path: Path) -> None:
+    settings = load(None, {})
+    assert default_data(settings, {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}) == "/var/lib/a"
+    assert sealing_key_path(settings, {"STATE_DIRECTORY": "/var/lib/a"}) == "/var/lib/a.seal-key"
+    (tmp_path / "pigeonry-seal").write_bytes(b"k")
+    assert sealing_key_path(settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == str(tmp_path / "pigeonry-seal")
