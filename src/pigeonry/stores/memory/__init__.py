@@ -1,0 +1,1 @@
+"""Stores that forget: the model that the others are compared with."""

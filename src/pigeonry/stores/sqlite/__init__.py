@@ -1,0 +1,1 @@
+"""The embedded stores, on SQLite by apsw."""

@@ -1,0 +1,37 @@
+"""What a failed write means: whether it may be durable all the same."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+__all__ = ["full", "uncertain"]
+
+_SYNCS: Final = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
+_CODE_MASK: Final = 0xFF  # SQLite keeps the primary code in the low octet.
+_NOT_WRITTEN: Final = frozenset(
+    {apsw.SQLITE_FULL, apsw.SQLITE_BUSY, apsw.SQLITE_NOMEM, apsw.SQLITE_CONSTRAINT, apsw.SQLITE_READONLY}
+)
+
+
+def uncertain(error: Exception) -> bool:
+    """Whether a failed COMMIT may be on the disk.
+
+    A frame that could not be written is the last thing SQLite tried, so the frame that commits is not there. A sync
+    that failed says nothing of what went before it. All that is not known to be harmless counts as uncertain.
+    """
+    code = _extended(error)
+    if code in _SYNCS:
+        return True
+    return code & _CODE_MASK not in _NOT_WRITTEN and code != apsw.SQLITE_IOERR_WRITE
+
+
+def full(error: Exception) -> bool:
+    """Whether there was no space."""
+    return isinstance(error, OSError) or _extended(error) & _CODE_MASK == apsw.SQLITE_FULL
+
+
+def _extended(error: Exception) -> int:
+    code = getattr(error, "extendedresult", None)
+    return code if isinstance(code, int) else apsw.SQLITE_ERROR

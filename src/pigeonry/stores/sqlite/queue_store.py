@@ -1,0 +1,439 @@
+"""The embedded queue store of one worker: QueueStore, EventLog and BodyStore over the shards it owns.
+
+It owns the shards whose number leaves its slot as remainder, as far as their locks can be had: a predecessor that
+drains may still hold some, and they are taken over as it lets go. One of them accepts; the rest only empty. What is
+written goes through ``writer``, one group after the other; what is read comes from ``readers``, on a lane of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import apsw
+import msgspec
+
+from pigeonry.domain.errors import Conflict, StoreBusy
+from pigeonry.domain.message import (
+    BodyRef,
+    IdempotencyRecord,
+    Message,
+    MessageKey,
+    Pending,
+    RecipientState,
+    RecipientView,
+    Transition,
+)
+from pigeonry.ports.event_log import LogEntry
+from pigeonry.ports.queue_store import DueMark, RecoveryReport
+from pigeonry.stores.sqlite import rows
+from pigeonry.stores.sqlite.checkpoints import Checkpoints
+from pigeonry.stores.sqlite.layout import Layout, day_of, establish
+from pigeonry.stores.sqlite.limits import Limits
+from pigeonry.stores.sqlite.readers import Readers
+from pigeonry.stores.sqlite.recovery import recover
+from pigeonry.stores.sqlite.segments import read_body
+from pigeonry.stores.sqlite.shard import Shard
+from pigeonry.stores.sqlite.spool import BodySpool
+from pigeonry.stores.sqlite.writer import GroupWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pigeonry.ports.body_store import Spool
+    from pigeonry.ports.disk import Disk, Lanes
+    from pigeonry.ports.environment import Clock
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+
+_SERIAL_END: Final = 2**63 - 1  # over every serial: SQLite's largest integer
+_TAKE_OVER_S: Final = 1.0  # how often a shard that another still holds is asked for
+
+
+class SqliteStore:
+    """See ``ports.queue_store``, ``ports.event_log`` and ``ports.body_store`` for the contracts.
+
+    Args:
+        root: The data folder.
+        slot, slots: Which worker this is, and of how many.
+        shards: For a new store; an old one keeps its number.
+        last_words: What ``last_words`` of the predecessor gave: messages to void before anything is served.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        slot: int,
+        slots: int,
+        disk: Disk,
+        lanes: Lanes,
+        clock: Clock,
+        shards: int = 16,
+        limits: Limits | None = None,
+        last_words: bytes = b"",
+    ) -> None:
+        self._slot, self._slots = slot, slots
+        self._disk = disk
+        self._clock = clock
+        self._shards_new = shards
+        self._limits = limits or Limits()
+        self._voids = [MessageKey(*key) for key in _LAST_WORDS.decode(last_words)] if last_words else []
+        self._layout = Layout(root)
+        self._write_lane = lanes.lane("store-write")
+        self._read_lane = lanes.lane("store-read")
+        self._spool_lane = lanes.lane("store-spool")
+        self._shards: dict[int, Shard] = {}
+        self._shard_count = 0
+        self._accepting: Shard | None = None
+        self._readers = Readers(
+            disk, self._layout, writers=self._writers_connection, connections_max=self._limits.readers_max
+        )
+        self._writer = GroupWriter(
+            shards=self._shards,
+            accepting=self._accepting_shard,
+            new_day=self._new_day,
+            unhide=_unhide,
+            disk=disk,
+            lane=self._write_lane,
+            clock=clock,
+            limits=self._limits,
+        )
+        self._checkpoints = Checkpoints(
+            self._shards, turn=self._writer.turn, disk=disk, lanes=lanes, lane=self._write_lane, limits=self._limits
+        )
+
+    # -- life
+
+    async def open(self) -> Sequence[RecoveryReport]:
+        """Take the shards that can be had and mend them; a report for each.
+
+        Raises:
+            NewerFormat: A newer release wrote the store.
+            Conflict: No shard of this slot is free to accept into.
+        """
+        stored = await self._write_lane.run(
+            establish, self._layout, self._disk, shards=self._shards_new, slot=self._slot
+        )
+        self._shard_count = stored.shards
+        reports = await self._write_lane.run(self._take_over)
+        free = [number for number in self._mine() if number not in self._shards]
+        first = min(self._shards, default=None)
+        if first is None:
+            first = await self._write_lane.run(self._take_new, free)
+            reports = [RecoveryReport(first, 0, 0)]
+        self._accepting = self._shards[first]
+        await self._write_lane.run(self._begin_day, self._accepting, day_of(self._clock.now()))
+        return reports
+
+    async def run(self) -> None:
+        """Write groups, copy WALs back and take over shards, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._writer.write_groups())
+            group.create_task(self._writer.watch_deadlines())
+            group.create_task(self._checkpoints.run(self._clock))
+            group.create_task(self._take_over_later())
+
+    async def close(self) -> None:
+        """Write what waits, close the files and give the shards back."""
+        await self._writer.close()
+        async with self._writer.turn:
+            await self._read_lane.run(self._readers.close)
+            await self._checkpoints.close()
+            for shard in self._shards.values():
+                await self._write_lane.run(shard.close)
+            self._shards.clear()
+        for lane in (self._read_lane, self._spool_lane, self._write_lane):
+            lane.close()
+
+    @property
+    def broken(self) -> asyncio.Event:
+        """Set when a sync failed: nothing is believed any more and the worker must end."""
+        return self._writer.broken
+
+    def last_words(self) -> bytes:
+        """Messages that may be stored and were never acknowledged, for the successor to void."""
+        return msgspec.msgpack.encode([(key.shard, key.day, key.serial) for key in self._writer.in_doubt])
+
+    # -- QueueStore
+
+    def owned(self) -> Sequence[int]:
+        """The shards that this worker owns now, in order."""
+        return sorted(self._shards)
+
+    def allocate(self, recipients: int) -> MessageKey:
+        """A key in the shard that accepts."""
+        return self._accepting_shard().allocate(recipients)
+
+    async def commit(self, transition: Transition, *, deadline: float) -> None:
+        """Make one transition durable."""
+        await self._writer.commit(transition, deadline=deadline)
+
+    async def due(self, *, after: DueMark, until: float, limit: int) -> Sequence[Pending]:
+        """Pending recipients in the order of (due, shard, serial)."""
+        return await self._read(self._due, after, until, limit)
+
+    async def message(self, key: MessageKey) -> Message | None:
+        """The message, None when there is none."""
+        found = await self._read(self._find, key)
+        return None if found is None else rows.decode_message(found[1].meta)
+
+    async def body(self, key: MessageKey) -> bytes | None:
+        """The octets of its body."""
+        found = await self._read(self._find, key)
+        return None if found is None else await self.read(found[1].body)
+
+    async def recipients(self, key: MessageKey) -> Sequence[RecipientView]:
+        """The message's recipients."""
+        return await self._read(self._recipients, key)
+
+    async def recipient(self, pending: Pending) -> RecipientView | None:
+        """One recipient, with its variables."""
+        return await self._read(self._recipient, pending)
+
+    async def idempotent(self, scope: bytes) -> IdempotencyRecord | None:
+        """The unexpired record of that scope, of any shard of the node."""
+        return await self._read(self._idempotent, scope, self._clock.now())
+
+    def reason_to_shed(self) -> str | None:
+        """Why doors should refuse just now, or None."""
+        if self._checkpoints.short_of_room:
+            return "the disk is nearly full"
+        return self._writer.reason_to_shed()
+
+    # -- EventLog
+
+    def shards(self) -> Sequence[int]:
+        """The shards with events that this worker owns."""
+        return [number for number in self.owned() if self._shards[number].seq_durable]
+
+    def head(self, shard: int) -> int:
+        """The highest seq that may be shown."""
+        owned = self._shards.get(shard)
+        return 0 if owned is None else owned.seq_visible()
+
+    async def tail(self, shard: int, *, after: int, limit: int) -> Sequence[LogEntry]:
+        """Events after a seq, in order."""
+        if self.head(shard) <= after:
+            return ()
+        return await self._read(self._tail, shard, after, limit)
+
+    # -- BodyStore
+
+    def spool(self) -> Spool:
+        """Start receiving a body."""
+        return BodySpool(
+            self._accepting_shard,
+            disk=self._disk,
+            layout=self._layout,
+            lane=self._spool_lane,
+            limits=self._limits,
+        )
+
+    async def read(self, ref: BodyRef) -> bytes:
+        """The octets of a body, checked."""
+        return await self._read_lane.run(read_body, self._disk, self._layout, ref)
+
+    # -- shards
+
+    def _mine(self) -> Iterable[int]:
+        return range(self._slot % self._slots, self._shard_count, self._slots)
+
+    def _accepting_shard(self) -> Shard:
+        assert self._accepting is not None, "the store is open before it is used"
+        return self._accepting
+
+    def _writers_connection(self, shard: int, day: int) -> apsw.Connection | None:
+        owned = self._shards.get(shard)
+        file = None if owned is None else owned.files.get(day)
+        return None if file is None else file.open(self._disk)
+
+    def _take_over(self) -> list[RecoveryReport]:
+        """Take the shards of this slot that have a folder and whose lock is free. May block."""
+        reports = []
+        for number in self._mine():
+            if number not in self._shards and self._disk.list(self._layout.shard(number)):
+                report = self._take(number)
+                if report is not None:
+                    reports.append(report)
+        return reports
+
+    def _take_new(self, numbers: Sequence[int]) -> int:
+        """Take the first shard that is free to accept into. May block."""
+        for number in numbers:
+            if self._take(number) is not None:
+                return number
+        raise Conflict("Every shard of this worker is held by another process.", retry_after_s=1.0)
+
+    def _take(self, number: int) -> RecoveryReport | None:
+        self._disk.make_folder(self._layout.segments(number))
+        lock = self._disk.lock(self._layout.lock(number))
+        if lock is None:
+            return None
+        shard = Shard(number, disk=self._disk, layout=self._layout, limits=self._limits, lock=lock)
+        try:
+            report = recover(
+                shard,
+                disk=self._disk,
+                layout=self._layout,
+                limits=self._limits,
+                now=self._clock.now(),
+                voids=self._voids,
+            )
+        except BaseException:
+            shard.close()
+            raise
+        self._shards[number] = shard
+        return report
+
+    async def _take_over_later(self) -> None:
+        while True:
+            await self._clock.sleep(_TAKE_OVER_S)
+            if sum(1 for _ in self._mine()) > len(self._shards):
+                async with self._writer.turn:
+                    await self._write_lane.run(self._take_over)
+
+    async def _new_day(self) -> None:
+        shard = self._accepting_shard()
+        day = day_of(self._clock.now())
+        if day > shard.today:
+            await self._write_lane.run(self._begin_day, shard, day)
+
+    def _begin_day(self, shard: Shard, day: int) -> None:
+        """Open the day's file for accepting, with a higher epoch than any before. May block."""
+        day = max(day, *shard.files) if shard.files else day  # a clock that went back opens no older file
+        file = shard.day_file(day)
+        connection = file.open(self._disk)
+        epoch = shard.epoch + 1
+        with connection:
+            connection.execute("UPDATE state SET epoch = ?, seq_floor = ?", (epoch, shard.seq_next))
+        shard.start_accepting(epoch=epoch, day=day)
+
+    # -- reading, on the lane
+
+    async def _read(self, question: Callable[..., T], *args: object) -> T:
+        try:
+            if self._disk.shared_memory:
+                return await self._read_lane.run(question, *args)
+            async with self._writer.turn:  # one connection: between its groups
+                return await self._read_lane.run(question, *args)
+        except (apsw.Error, OSError) as error:
+            raise StoreBusy("The queue could not be read.", retry_after_s=1.0) from error
+
+    def _due(self, after: DueMark, until: float, limit: int) -> list[Pending]:
+        found: list[Pending] = []
+        for shard in list(self._shards.values()):
+            serial = -1 if shard.number > after.shard else after.serial if shard.number == after.shard else _SERIAL_END
+            for file in shard.newest_first():
+                if file.pending:
+                    found += self._due_of(shard, file.day, (after.due, serial), until, limit)
+        found.sort(key=_place)
+        return found[:limit]
+
+    def _due_of(self, shard: Shard, day: int, after: tuple[float, int], until: float, limit: int) -> Iterable[Pending]:
+        """A page of one file without what may not be seen yet."""
+        connection = self._readers.day(shard.number, day)
+        if connection is None:
+            return ()
+        found: list[Pending] = []
+        while True:
+            page = rows.due_page(connection, shard=shard.number, day=day, after=after, until=until, limit=limit)
+            found += [pending for pending in page if pending.message.serial not in shard.hidden]
+            if len(page) < limit or len(found) >= limit:
+                return found
+            after = (page[-1].due, page[-1].serial)
+
+    def _find(self, key: MessageKey) -> tuple[int, rows.MessageRow] | None:
+        """The day file and the row of a message that may be seen."""
+        shard = self._shards.get(key.shard)
+        if shard is not None and key.serial in shard.hidden:
+            return None
+        for day in [key.day, *(day for day in self._readers.days(key.shard) if day > key.day)]:
+            connection = self._readers.day(key.shard, day)
+            row = None if connection is None else rows.message_row(connection, shard=key.shard, serial=key.serial)
+            if row is not None:
+                return None if row.voided or row.day != key.day else (day, row)
+        return None
+
+    def _recipients(self, key: MessageKey) -> list[RecipientView]:
+        found = self._find(key)
+        if found is None:
+            return []
+        day, message = found
+        return [
+            self._view(key, message.tenant, day, row)
+            for row in self._recipient_rows(key.shard, day, key.serial, message.recipients)
+        ]
+
+    def _recipient(self, pending: Pending) -> RecipientView | None:
+        for row in self._recipient_rows(pending.message.shard, pending.day, pending.serial, 1):
+            return self._view(pending.message, pending.tenant, pending.day, row)
+        return None
+
+    def _recipient_rows(self, shard: int, day: int, serial: int, count: int) -> Sequence[rows.RecipientRow]:
+        connection = self._readers.day(shard, day)
+        return () if connection is None else rows.recipient_rows(connection, serial=serial, count=count)
+
+    def _view(self, key: MessageKey, tenant: str, day: int, row: rows.RecipientRow) -> RecipientView:
+        while row.state == RecipientState.CARRIED and row.carried_to > day:
+            newer = self._recipient_rows(key.shard, row.carried_to, row.serial, 1)
+            if not newer:
+                break
+            day, row = row.carried_to, newer[0]
+        pending = Pending(
+            key,
+            row.serial,
+            day,
+            row.address,
+            row.due,
+            tenant,
+            row.attempts,
+            row.first_attempt_at,
+            row.in_doubt != 0,
+        )
+        return RecipientView(pending, row.state, bytes.fromhex(row.variables), row.notify, row.original)
+
+    def _idempotent(self, scope: bytes, now: float) -> IdempotencyRecord | None:
+        newest = day_of(now)
+        for number in range(self._shard_count):
+            for day in range(newest, newest - self._limits.idempotency_days, -1):
+                connection = self._readers.day(number, day)
+                record = None if connection is None else rows.idempotency_record(connection, scope=scope)
+                if record is not None and record.expires_at > now:
+                    return record
+        return None
+
+    def _tail(self, number: int, after: int, limit: int) -> list[LogEntry]:
+        """Merge the files: what settles an older message has its event in the older file."""
+        shard = self._shards[number]
+        until = shard.seq_visible()
+        found: list[LogEntry] = []
+        for file in shard.newest_first():
+            connection = self._readers.day(number, file.day) if file.seq_last > after else None
+            if connection is not None:
+                found += rows.event_page(connection, after=after, until=until, limit=limit)
+        found.sort(key=_seq)
+        run: list[LogEntry] = []
+        for entry in found[:limit]:
+            if run and entry.seq != run[-1].seq + 1:
+                break  # a page of another file was cut off here
+            run.append(entry)
+        return run
+
+
+_LAST_WORDS: Final = msgspec.msgpack.Decoder(list[tuple[int, int, int]])
+
+
+def _unhide(shard: Shard, serial: int) -> None:
+    shard.hidden.discard(serial)
+
+
+def _place(pending: Pending) -> tuple[float, int, int]:
+    return pending.due, pending.message.shard, pending.serial
+
+
+def _seq(entry: LogEntry) -> int:
+    return entry.seq

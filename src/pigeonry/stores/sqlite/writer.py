@@ -1,0 +1,350 @@
+"""Group commit: while one group is being written, the next one gathers.
+
+A transition waits, flies (its group is being written) and ends. Who no longer waits for it decides what its end means:
+withdrawn before it flew, nothing was stored; given up while it flew, an ``Accept`` is voided by the very next group,
+and nothing of it is shown until then (invariant I1). Each group is one turn: other work on the same files (a new day,
+carrying, restarting a WAL) takes turns with it by the same lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import apsw
+
+from pigeonry.domain.errors import StoreBusy, StoreInDoubt
+from pigeonry.domain.message import Accept, DotSent, Note, Settle, Void
+from pigeonry.stores.sqlite import failure
+from pigeonry.stores.sqlite.segments import SyncFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from pigeonry.domain.message import MessageKey, Transition
+    from pigeonry.ports.disk import Disk, Lane
+    from pigeonry.ports.environment import Clock
+    from pigeonry.stores.sqlite.day_file import DayFile
+    from pigeonry.stores.sqlite.limits import Limits
+    from pigeonry.stores.sqlite.shard import Shard
+
+__all__ = ["GroupWriter"]
+
+_GRAIN_S: Final = 0.02  # Deadlines are looked at this often; an answer may be early by as much, and is never late.
+_VOID_RETRY_S: Final = 0.1  # How long a void that could not be written waits before it is tried again.
+
+
+class _Waiting:
+    """A transition on its way."""
+
+    __slots__ = ("abandoned", "deadline", "flying", "future", "octets", "transition")
+
+    def __init__(self, transition: Transition, *, deadline: float, future: asyncio.Future[None] | None) -> None:
+        self.transition = transition
+        self.deadline = deadline
+        self.future = future
+        self.octets = len(transition.body) if type(transition) is Accept and type(transition.body) is bytes else 0
+        self.flying = False
+        self.abandoned = False
+
+
+class _Part:
+    """A group's share of one file."""
+
+    __slots__ = ("file", "items", "seq_after", "seq_before", "shard")
+
+    def __init__(self, shard: Shard, file: DayFile) -> None:
+        self.shard = shard
+        self.file = file
+        self.items: list[_Waiting] = []
+        self.seq_before = 0
+        self.seq_after = 0
+
+
+class GroupWriter:
+    """The one that writes.
+
+    Args:
+        shards: Those that are owned, by number; changed by the store.
+        accepting: The shard that accepts.
+        new_day: Makes today's file when the day has changed; called inside a turn.
+        unhide: Called when a message may be seen again, or is voided for good.
+
+    Attributes:
+        turn: Held while the files are written.
+        broken: Set when a sync failed: nothing is believed any more, and the worker must end.
+        in_doubt: Keys of messages that may be stored and were never acknowledged.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards: Mapping[int, Shard],
+        accepting: Callable[[], Shard],
+        new_day: Callable[[], Awaitable[None]],
+        unhide: Callable[[Shard, int], None],
+        disk: Disk,
+        lane: Lane,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._shards = shards
+        self._accepting = accepting
+        self._new_day = new_day
+        self._unhide = unhide
+        self._disk = disk
+        self._lane = lane
+        self._clock = clock
+        self._limits = limits
+        self._waiting: deque[_Waiting] = deque()
+        self._flying: list[_Waiting] = []
+        self._octets = 0
+        self._full_until = float("-inf")
+        self._wake = asyncio.Event()
+        self._closed = False
+        self.turn = asyncio.Lock()
+        self.broken = asyncio.Event()
+        self.in_doubt: list[MessageKey] = []
+
+    async def commit(self, transition: Transition, *, deadline: float) -> None:
+        """See ``ports.queue_store.QueueStore.commit``."""
+        now = self._clock.monotonic()
+        self._admit(transition, late=deadline <= now, now=now)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        item = _Waiting(transition, deadline=deadline, future=future)
+        self._waiting.append(item)
+        self._octets += item.octets
+        self._wake.set()
+        try:
+            await future
+        except asyncio.CancelledError:
+            item.abandoned = True
+            raise
+
+    def reason_to_shed(self) -> str | None:
+        """Why doors should refuse just now, or None."""
+        if self.broken.is_set() or self._closed:
+            return "the store is closing"
+        if self._full_until > self._clock.monotonic():
+            return "the disk is full"
+        if len(self._waiting) > self._limits.backlog_transitions_max // 2:
+            return "too many transitions wait for the disk"
+        if self._octets > self._limits.backlog_octets_max // 2:
+            return "too many octets wait for the disk"
+        return None
+
+    async def write_groups(self) -> None:
+        """Write group after group until cancelled or broken."""
+        while not self.broken.is_set():
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            async with self.turn:
+                with contextlib.suppress(apsw.Error, OSError):  # A day that cannot begin: the old one goes on.
+                    await self._new_day()
+                held_up = await self._write_group()
+            if held_up:
+                await self._clock.sleep(_VOID_RETRY_S)
+
+    async def watch_deadlines(self) -> None:
+        """Answer those whose time is over, until cancelled."""
+        while True:
+            await self._wake.wait()
+            while self._waiting or self._flying:
+                limit = self._clock.monotonic() + _GRAIN_S
+                for item in self._waiting:
+                    if item.deadline < limit:
+                        _fail(item, StoreBusy("The queue could not take it in time.", retry_after_s=1.0))
+                for item in self._flying:
+                    if item.deadline < limit:
+                        _fail(item, StoreInDoubt("The queue did not confirm in time."))
+                await self._clock.sleep(_GRAIN_S)
+            self._wake.clear()
+
+    async def close(self) -> None:
+        """Write what waits, then refuse."""
+        self._closed = True
+        while (self._waiting or self._flying) and not self.broken.is_set():
+            await self._clock.sleep(_GRAIN_S)
+        self._refuse(self._waiting)
+        self._waiting.clear()
+
+    def _admit(self, transition: Transition, *, late: bool, now: float) -> None:
+        if self._closed or self.broken.is_set():
+            raise StoreBusy("The queue is closing.", retry_after_s=1.0)
+        if late:
+            raise StoreBusy("The queue could not take it in time.", retry_after_s=1.0)
+        if type(transition) is not Accept and type(transition) is not Note:
+            return
+        limits = self._limits
+        full = self._full_until > now
+        if full or len(self._waiting) >= limits.backlog_transitions_max or self._octets >= limits.backlog_octets_max:
+            raise StoreBusy("The queue has no room just now.", retry_after_s=limits.full_retry_s)
+
+    def _gather(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        waiting, most = self._waiting, self._limits.group_transitions_max
+        while waiting and len(batch) < most:
+            item = waiting.popleft()
+            self._octets -= item.octets
+            if item.future is not None and item.future.done():
+                continue  # Withdrawn, and told so.
+            item.flying = True
+            batch.append(item)
+        return batch
+
+    async def _write_group(self) -> bool:
+        """One group; True when a void could not be written and must wait."""
+        batch = self._flying = self._gather()
+        try:
+            routed = await self._route(batch)
+            parts = self._apply(routed)
+            if parts:
+                done, error = await self._lane.run(_commit, parts)
+                return self._end(parts, done, error)
+        finally:
+            self._flying = []
+        return False
+
+    async def _route(self, batch: Iterable[_Waiting]) -> Iterable[_Part]:
+        parts: dict[tuple[int, int], _Part] = {}
+        for item in batch:
+            place = self._place(item.transition)
+            shard = self._shards.get(place[0])
+            file = shard.files.get(place[1]) if shard is not None else None
+            if shard is None or file is None:
+                _fail(item, StoreBusy("The message's shard is not served here."))
+                continue
+            if file.connection is None:
+                await self._lane.run(file.open, self._disk)
+            if file.carries:
+                file = await self._follow(shard, file, item)
+            part = parts.get((shard.number, file.day))
+            if part is None:
+                part = parts[shard.number, file.day] = _Part(shard, file)
+            part.items.append(item)
+            if type(item.transition) is Accept:
+                shard.hidden.add(item.transition.message.key.serial)
+        return parts.values()
+
+    async def _follow(self, shard: Shard, file: DayFile, item: _Waiting) -> DayFile:
+        if type(item.transition) is Settle or type(item.transition) is DotSent:
+            serial = item.transition.pending.serial
+            while (day := file.carried_to(serial)) is not None:
+                file = shard.files[day]
+                if file.connection is None:
+                    await self._lane.run(file.open, self._disk)
+        return file
+
+    def _place(self, transition: Transition) -> tuple[int, int]:
+        kind = type(transition)
+        if kind is Settle or kind is DotSent:
+            pending = transition.pending  # type: ignore[union-attr]
+            return pending.message.shard, pending.day
+        if kind is Accept:
+            key = transition.message.key  # type: ignore[union-attr]
+            return key.shard, key.day
+        if kind is Void:
+            return transition.message.shard, transition.message.day  # type: ignore[union-attr]
+        accepting = self._accepting()
+        return accepting.number, accepting.today
+
+    def _apply(self, parts: Iterable[_Part]) -> list[_Part]:
+        applied = []
+        for part in parts:
+            shard = part.shard
+            part.seq_before = shard.seq_next
+            try:
+                part.seq_after = part.file.apply([item.transition for item in part.items], seq=shard.seq_next)
+            except Exception as error:  # noqa: BLE001  # whatever went wrong, nothing of it is stored
+                self._undo(part, error)
+            else:
+                shard.seq_next = part.seq_after
+                applied.append(part)
+        return applied
+
+    def _end(self, parts: list[_Part], done: int, error: Exception | None) -> bool:
+        for part in parts[:done]:
+            part.shard.seq_durable = part.seq_after - 1
+            for item in part.items:
+                self._stored(part, item)
+        failed = parts[done:]
+        if error is not None and (isinstance(error, SyncFailed) or failure.uncertain(error)):
+            self._break(failed)
+            return False
+        held_up = False
+        for part in reversed(failed):
+            part.shard.seq_next = part.seq_before
+            held_up |= self._undo(part, error or StoreBusy(""))
+        return held_up
+
+    def _stored(self, part: _Part, item: _Waiting) -> None:
+        transition, future, shard = item.transition, item.future, part.shard
+        if type(transition) is Accept:
+            key = transition.message.key
+            if item.abandoned or (future is not None and future.done()):
+                shard.doubts[key.serial] = part.seq_before
+                self.in_doubt.append(key)
+                self._void_first(Void(key, len(transition.recipients)))
+                return
+            self._unhide(shard, key.serial)
+        elif future is None and type(transition) is Void:
+            shard.doubts.pop(transition.message.serial, None)
+            self._unhide(shard, transition.message.serial)
+            self.in_doubt.remove(transition.message)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def _void_first(self, void: Void) -> None:
+        self._waiting.appendleft(_Waiting(void, deadline=float("inf"), future=None))
+        self._wake.set()
+
+    def _undo(self, part: _Part, error: Exception) -> bool:
+        part.file.rollback()
+        if failure.full(error):
+            self._full_until = self._clock.monotonic() + self._limits.full_retry_s
+        held_up = False
+        for item in part.items:
+            if item.future is None:
+                held_up = True
+                self._void_first(item.transition)  # type: ignore[arg-type]
+                continue
+            if type(item.transition) is Accept:
+                self._unhide(part.shard, item.transition.message.key.serial)
+            _fail(item, StoreBusy("The queue could not store it.", retry_after_s=self._limits.full_retry_s))
+        return held_up
+
+    def _break(self, parts: Iterable[_Part]) -> None:
+        self.broken.set()
+        for part in parts:
+            for item in part.items:
+                if type(item.transition) is Accept:
+                    self.in_doubt.append(item.transition.message.key)
+                _fail(item, StoreInDoubt("The disk did not confirm."))
+        self._refuse(self._waiting)
+        self._waiting.clear()
+
+    def _refuse(self, items: Iterable[_Waiting]) -> None:
+        for item in items:
+            _fail(item, StoreBusy("The queue is closing.", retry_after_s=1.0))
+
+
+def _commit(parts: list[_Part]) -> tuple[int, Exception | None]:
+    """On the lane: bodies first, then file after file. How many are durable, and what stopped the next."""
+    done = 0
+    try:
+        for part in parts:
+            part.file.segments.write_out()
+        for part in parts:
+            part.file.commit()
+            done += 1
+    except Exception as error:  # noqa: BLE001  # the loop judges it
+        return done, error
+    return done, None
+
+
+def _fail(item: _Waiting, error: StoreBusy | StoreInDoubt) -> None:
+    if item.future is not None and not item.future.done():
+        item.future.set_exception(error)
