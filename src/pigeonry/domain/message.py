@@ -36,6 +36,7 @@ __all__ = [
     "Void",
 ]
 
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _KEY: Final = 16  # octets of a message key: shard 2, day 4, serial 10
 
 
@@ -55,8 +56,8 @@ class MessageKey(msgspec.Struct, frozen=True, order=True, gc=False):
 
     def text(self) -> str:
         """22 characters of base64url, as events show it in ``storage.key``."""
-        octets = self.shard.to_bytes(2) + self.day.to_bytes(4) + self.serial.to_bytes(10)
-        return base64.urlsafe_b64encode(octets)[:22].decode("ascii")
+        octets = (self.shard << 112 | self.day << 80 | self.serial).to_bytes(_KEY)
+        return binascii.b2a_base64(octets, newline=False)[:22].translate(_URL_SAFE).decode()
 
     @classmethod
     def parse(cls, text: str) -> MessageKey:

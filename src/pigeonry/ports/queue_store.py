@@ -69,6 +69,7 @@ class QueueStore(Protocol):
             StoreBusy: Not in time, or the disk is full; nothing was stored, and nothing will be.
             StoreInDoubt: Not in time while the write was under way. An ``Accept`` is voided by the store itself
                 before any of its recipients can be seen by ``due`` or its events by ``EventLog.tail``.
+                The same holds for an ``Accept`` whose caller is cancelled while he waits.
         """
         ...
 

@@ -4,27 +4,26 @@ The doors hand over what they have understood. Here it gets its key, its expiry 
 commit, and only when that is durable does the door hear of success (invariant I1). Recipients that are due go
 straight on to delivery, with their content still in memory.
 
-A door that is cancelled while the commit runs has acknowledged nothing: the message is then voided, and nothing of it
-is loaded until the void is durable.
+A door that is cancelled while the commit runs has acknowledged nothing: the store then voids the message, as it does
+with one that it could not confirm in time.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UNSET
 
 from pigeonry.domain import event as events
-from pigeonry.domain.errors import BadRequest, Fault
-from pigeonry.domain.message import Accept, Message, Note, Pending, Void
+from pigeonry.domain.errors import BadRequest
+from pigeonry.domain.message import Accept, Message, NewRecipient, Note, Pending
 from pigeonry.queue.retry import EXPIRY_S
 
 if TYPE_CHECKING:
     from typing import Literal
 
-    from pigeonry.domain.message import MessageKey, NewRecipient
+    from pigeonry.domain.message import MessageKey
     from pigeonry.domain.submission import Submission
     from pigeonry.ports.environment import Clock, IdSource
     from pigeonry.ports.queue_store import QueueStore
@@ -37,8 +36,6 @@ __all__ = ["Intake"]
 RECIPIENTS_MAX: Final = 1_000  # recipients of one message, as the messages API promises
 RECIPIENTS_LISTED_MAX: Final = 20  # recipients repeated in each accepted event: with more, events would grow as n x n
 HEADER_CHARACTERS_MAX: Final = 1_024  # characters of a To header in an event, for the same reason
-VOID_DEADLINE_S: Final = 10.0  # seconds for one try to write a void
-VOID_PAUSE_S: Final = 0.5  # seconds between tries
 
 
 class Intake:
@@ -72,8 +69,6 @@ class Intake:
         self._event_ids = event_ids
         self._content = content
         self._expiry_s = expiry_s
-        self._unacknowledged: list[Void] = []
-        self._void_wanted = asyncio.Event()
 
     async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
         """Make a message durable and its recipients ours to deliver.
@@ -95,10 +90,6 @@ class Intake:
         self._scheduler.expect(key)
         try:
             await self._store.commit(accept, deadline=deadline)
-        except asyncio.CancelledError:
-            self._unacknowledged.append(Void(key, count))
-            self._void_wanted.set()
-            raise
         except BaseException:
             self._scheduler.abandon(key)
             raise
@@ -138,30 +129,11 @@ class Intake:
         )
         await self._store.commit(Note(events.encode_event(event)), deadline=deadline)
 
-    async def run(self) -> None:
-        """Void what doors did not live to acknowledge, until cancelled."""
-        while True:
-            await self._void_wanted.wait()
-            self._void_wanted.clear()
-            while self._unacknowledged:
-                void = self._unacknowledged[0]
-                try:
-                    await self._store.commit(void, deadline=self._clock.monotonic() + VOID_DEADLINE_S)
-                except Fault:
-                    await self._clock.sleep(VOID_PAUSE_S)
-                    continue
-                self._unacknowledged.pop(0)
-                self._scheduler.abandon(void.message)
-
     # -- building
 
     def _build(self, submission: Submission, key: MessageKey, now: float) -> Accept:
-        recipients = submission.recipients
-        if len(recipients) == 1 and recipients[0].due:
-            latest = recipients[0].due
-        else:
-            recipients = tuple(_due(recipient, now) for recipient in recipients)
-            latest = max(recipient.due for recipient in recipients)
+        recipients = tuple([each if each.due else _due_now(each, now) for each in submission.recipients])
+        latest = recipients[0].due if len(recipients) == 1 else max([each.due for each in recipients])
         summary = _bounded(submission.summary, len(recipients))
         if latest > now:
             summary = msgspec.structs.replace(summary, scheduled_for=latest)
@@ -197,24 +169,28 @@ class Intake:
     ) -> tuple[bytes, ...]:
         """One encoded event for each recipient."""
         key = message.key
+        shard, serial = key.shard, key.serial
         summary = message.summary
         if len(recipients) <= RECIPIENTS_LISTED_MAX:
+            addresses = tuple([recipient.address for recipient in recipients])
             summary = events.EventMessage(
-                summary.headers,
-                summary.size,
-                summary.attachments,
-                tuple([recipient.address for recipient in recipients]),
-                summary.scheduled_for,
+                summary.headers, summary.size, summary.attachments, addresses, summary.scheduled_for
             )
         method = _transport(submission.method)
         flags = _flags(submission)
         storage = events.Storage(key.text())
-        event_id = self._event_ids.event_id
+        reverse_path = message.reverse_path
+        event_id, encode, accepted, envelope = (
+            self._event_ids.event_id,
+            events.encode_event,
+            events.Accepted,
+            events.Envelope,
+        )
         encoded = []
-        for index, recipient in enumerate(recipients):
+        for recipient in recipients:
             address = recipient.address
-            event = events.Accepted(
-                event_id(key.shard, key.serial + index, 0, "accepted"),
+            event = accepted(
+                event_id(shard, serial, 0, "accepted"),
                 message.accepted_at,
                 message.domain,
                 message.account,
@@ -222,7 +198,7 @@ class Intake:
                 "info",
                 address,
                 address[address.rindex("@") + 1 :],
-                events.Envelope(method, message.reverse_path, address),
+                envelope(method, reverse_path, address),
                 flags,
                 message.tags,
                 (),
@@ -232,7 +208,8 @@ class Intake:
                 submission.originating_ip or UNSET,
                 submission.key or UNSET,
             )
-            encoded.append(events.encode_event(event))
+            encoded.append(encode(event))
+            serial += 1
         return tuple(encoded)
 
     # -- handing over
@@ -256,8 +233,8 @@ class Intake:
             self._scheduler.offer(pendings)
 
 
-def _due(recipient: NewRecipient, now: float) -> NewRecipient:
-    return recipient if recipient.due else msgspec.structs.replace(recipient, due=now)
+def _due_now(recipient: NewRecipient, now: float) -> NewRecipient:
+    return NewRecipient(recipient.address, now, recipient.variables, recipient.notify, recipient.original)
 
 
 def _bounded(summary: events.EventMessage, recipients: int) -> events.EventMessage:

@@ -1,0 +1,300 @@
+"""What is due is dispatched once: at once, when its time comes, or when there is room, whatever races with a load."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from pigeonry.domain.errors import StoreBusy, StoreInDoubt
+from pigeonry.domain.message import MessageKey, Pending, RecipientState, Settle
+from pigeonry.queue.scheduler import Scheduler, SchedulerLimits
+from pigeonry.testing.clock import VirtualClock
+from pigeonry.testing.dice import SeededDice
+from support.queue_model import submission
+
+
+def end(pending: Pending, state: RecipientState = RecipientState.DELIVERED, due: float = 0.0) -> Settle:
+    return Settle(pending, state, b"{}", due, pending.attempts + 1, 1.0)
+
+
+def test_a_due_recipient_is_dispatched_before_accept_returns(play) -> None:
+    async def story(rig) -> None:
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        assert [p.address for p in rig.dispatched] == ["a@x.test"]
+        assert rig.store.pages == 1  # the one at the start
+
+    play(story)
+
+
+def test_a_recipient_due_within_the_horizon_is_dispatched_at_its_time(play) -> None:
+    async def story(rig) -> None:
+        await rig.intake.accept(submission("a@x.test", due=rig.clock.now() + 30), deadline=rig.deadline())
+        await rig.clock.sleep(29.9)
+        assert not rig.dispatched
+        await rig.clock.sleep(0.2)
+        assert len(rig.dispatched) == 1
+
+    play(story)
+
+
+def test_a_recipient_due_beyond_the_horizon_is_only_in_the_store_until_its_time_comes_near(play) -> None:
+    async def story(rig) -> None:
+        await rig.intake.accept(submission("a@x.test", due=rig.clock.now() + 3600), deadline=rig.deadline())
+        assert rig.scheduler.in_memory == 0
+        await rig.clock.sleep(3599)
+        assert not rig.dispatched
+        await rig.clock.sleep(1.1)
+        assert len(rig.dispatched) == 1
+
+    play(story)
+
+
+def test_what_was_pending_at_the_start_is_loaded_page_by_page_up_to_the_room(play) -> None:
+    async def story(rig) -> None:
+        rig.scheduler.dispatch = rig.dispatched.append
+        for n in range(100):
+            rig.store.apply(_accept(rig, f"r{n}@x.test"))
+        rig.scheduler._leave(0.0)
+        await rig.clock.sleep(5)
+        assert 15 < len(rig.dispatched) <= 20
+        done = 0
+        while done < 100:
+            await rig.scheduler.settle(end(rig.dispatched[done]), deadline=rig.deadline())
+            done += 1
+            await rig.clock.sleep(0.5)
+            assert rig.scheduler.in_memory <= 40
+        assert sorted(p.serial for p in rig.dispatched) == sorted({p.serial for p in rig.dispatched})
+        assert len(rig.dispatched) == 100
+
+    play(story)
+
+
+def _accept(rig, address: str, due: float = 0.0):
+    key = rig.store.allocate(1)
+    return rig.intake._build(submission(address, due=due), key, rig.clock.now())
+
+
+def test_fresh_mail_without_room_is_left_to_the_store_and_loaded_later(play) -> None:
+    async def story(rig) -> None:
+        for n in range(50):
+            await rig.intake.accept(submission(f"r{n}@x.test"), deadline=rig.deadline())
+        assert len(rig.dispatched) == 20
+        await rig.clock.sleep(2)
+        assert len(rig.dispatched) > 35  # the loader's half is taken from the store
+        for pending in list(rig.dispatched):
+            await rig.scheduler.settle(end(pending), deadline=rig.deadline())
+        await rig.clock.sleep(2)
+        assert len({p.serial for p in rig.dispatched}) == len(rig.dispatched) == 50
+
+    play(story)
+
+
+def test_a_recipient_settled_while_a_page_is_read_is_not_dispatched_again(play) -> None:
+    async def story(rig) -> None:
+        rig.store.page_gate = asyncio.Event()
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        rig.scheduler._leave(0.0)
+        await rig.clock.sleep(1)  # the loader has its snapshot, with the recipient still pending
+        await rig.scheduler.settle(end(rig.dispatched[0]), deadline=rig.deadline())
+        rig.store.page_gate.set()
+        await rig.clock.sleep(5)
+        assert len(rig.dispatched) == 1
+
+    play(story)
+
+
+def test_a_recipient_retried_far_in_the_future_while_a_page_is_read_waits_for_its_time(play) -> None:
+    async def story(rig) -> None:
+        rig.store.page_gate = asyncio.Event()
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        rig.scheduler._leave(0.0)
+        await rig.clock.sleep(1)
+        settle = end(rig.dispatched[0], RecipientState.PENDING, due=rig.clock.now() + 1000)
+        await rig.scheduler.settle(settle, deadline=rig.deadline())
+        rig.store.page_gate.set()
+        await rig.clock.sleep(990)
+        assert len(rig.dispatched) == 1
+        await rig.clock.sleep(12)
+        assert [p.attempts for p in rig.dispatched] == [0, 1]
+
+    play(story)
+
+
+def test_a_message_seen_by_a_load_before_its_commit_returned_is_dispatched_once(play) -> None:
+    async def story(rig) -> None:
+        original = rig.store.commit
+
+        async def slow_to_return(transition, *, deadline) -> None:
+            await original(transition, deadline=deadline)
+            rig.scheduler._leave(0.0)  # the loader reads it from the store first
+            await rig.clock.sleep(3)
+
+        rig.store.commit = slow_to_return
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.clock.monotonic() + 60)
+        await rig.clock.sleep(3)
+        assert len(rig.dispatched) == 1
+
+    play(story)
+
+
+def test_a_retry_within_the_horizon_stays_in_memory(play) -> None:
+    async def story(rig) -> None:
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        due = rig.clock.now() + 10
+        await rig.scheduler.settle(end(rig.dispatched[0], RecipientState.PENDING, due), deadline=rig.deadline())
+        assert rig.scheduler.in_memory == 1
+        await rig.clock.sleep(10.01)
+        again = rig.dispatched[1]
+        assert (again.attempts, again.due, again.first_attempt_at) == (1, due, 1.0)
+
+    play(story)
+
+
+@pytest.mark.parametrize("fault", [StoreBusy("no"), StoreInDoubt("perhaps")])
+def test_settling_goes_on_until_the_store_takes_it_and_nothing_is_dispatched_meanwhile(play, fault) -> None:
+    async def story(rig) -> None:
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        rig.store.faults += [fault, fault, fault]
+        settling = asyncio.ensure_future(rig.scheduler.settle(end(rig.dispatched[0]), deadline=rig.deadline()))
+        await rig.clock.sleep(0.1)
+        assert rig.scheduler.paused
+        rig.store.apply(_accept(rig, "b@x.test"))
+        rig.scheduler._leave(0.0)
+        held = rig.store.faults
+        rig.store.faults = []
+        await rig.intake.accept(submission("c@x.test"), deadline=rig.deadline())
+        rig.store.faults = held
+        assert len(rig.dispatched) == 1
+        await settling
+        assert not rig.scheduler.paused
+        await rig.clock.sleep(1)
+        assert sorted(p.address for p in rig.dispatched) == ["a@x.test", "b@x.test", "c@x.test"]
+
+    play(story)
+
+
+def test_only_one_can_claim_a_recipient_and_only_as_it_was_dispatched_last(play) -> None:
+    async def story(rig) -> None:
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        pending = rig.dispatched[0]
+        copy = msgspec.structs.replace(pending)
+        assert not rig.scheduler.claim(copy)
+        assert rig.scheduler.claim(pending)
+        assert not rig.scheduler.claim(pending)
+        await rig.scheduler.settle(end(pending), deadline=rig.deadline())
+        assert not rig.scheduler.claim(pending)
+
+    play(story)
+
+
+def test_a_postponed_recipient_comes_again_and_its_old_self_cannot_be_claimed(play) -> None:
+    async def story(rig) -> None:
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        pending = rig.dispatched[0]
+        assert rig.scheduler.claim(pending)
+        rig.scheduler.postpone(pending, seconds=7)
+        await rig.clock.sleep(6.9)
+        assert len(rig.dispatched) == 1
+        await rig.clock.sleep(0.2)
+        assert not rig.scheduler.claim(pending)
+        assert rig.scheduler.claim(rig.dispatched[1])
+
+    play(story)
+
+
+def test_a_held_recipient_is_neither_dispatched_nor_claimed_until_it_is_let_go(play) -> None:
+    async def story(rig) -> None:
+        now = rig.clock.now()
+        soon = await rig.intake.accept(submission("a@x.test", due=now + 5), deadline=rig.deadline())
+        ready = await rig.intake.accept(submission("b@x.test"), deadline=rig.deadline())
+        later = await rig.intake.accept(submission("c@x.test", due=now + 500), deadline=rig.deadline())
+        for key in (soon, ready, later):
+            assert rig.scheduler.hold(key, 1) == [key.serial]
+        queued = rig.dispatched[0]
+        assert not rig.scheduler.claim(queued)
+        await rig.clock.sleep(600)
+        assert rig.dispatched == [queued]
+        for key in (soon, ready, later):
+            rig.scheduler.let_go(rig.store.views[key.shard, key.serial].pending)
+        await rig.clock.sleep(1)
+        assert sorted(p.address for p in rig.dispatched) == ["a@x.test", "b@x.test", "b@x.test", "c@x.test"]
+        assert all(rig.scheduler.claim(p) for p in rig.dispatched[1:])
+
+    play(story)
+
+
+def test_what_is_given_up_is_as_before(play) -> None:
+    async def story(rig) -> None:
+        now = rig.clock.now()
+        ready = await rig.intake.accept(submission("b@x.test"), deadline=rig.deadline())
+        later = await rig.intake.accept(submission("c@x.test", due=now + 500), deadline=rig.deadline())
+        for key in (ready, later):
+            rig.scheduler.hold(key, 1)
+        await rig.clock.sleep(600)
+        for key in (ready, later):
+            rig.scheduler.give_up(key, key.serial)
+        await rig.clock.sleep(1)
+        assert [p.address for p in rig.dispatched] == ["b@x.test", "b@x.test", "c@x.test"]
+
+    play(story)
+
+
+def test_a_store_that_cannot_read_is_asked_again(play) -> None:
+    async def story(rig) -> None:
+        original = rig.store.due
+        failures = [StoreBusy("disk")] * 3
+
+        async def due(**query):
+            if failures:
+                raise failures.pop()
+            return await original(**query)
+
+        rig.store.due = due
+        rig.store.apply(_accept(rig, "a@x.test"))
+        rig.scheduler._leave(0.0)
+        await rig.clock.sleep(10)
+        assert len(rig.dispatched) == 1
+
+    play(story)
+
+
+def test_many_scheduled_for_one_moment_leave_room_for_fresh_mail(play) -> None:
+    async def story(rig) -> None:
+        nine = rig.clock.now() + 50
+        for n in range(200):
+            rig.store.apply(_accept(rig, f"s{n}@x.test", due=nine))
+        rig.scheduler._leave(0.0)
+        await rig.clock.sleep(5)
+        for n in range(60):
+            await rig.intake.accept(submission(f"f{n}@x.test"), deadline=rig.deadline())
+            await rig.clock.sleep(0.3)
+            while rig.dispatched:
+                await rig.scheduler.settle(end(rig.dispatched.pop()), deadline=rig.deadline())
+        assert all(
+            view.state is not RecipientState.PENDING for view in rig.store.views.values() if view.pending.due < nine
+        )
+        await rig.clock.sleep(35)
+        seen = 0
+        while seen < 200:
+            assert rig.dispatched
+            while rig.dispatched:
+                await rig.scheduler.settle(end(rig.dispatched.pop()), deadline=rig.deadline())
+                seen += 1
+            await rig.clock.sleep(1)
+
+    play(story)
+
+
+def test_nothing_is_dispatched_before_it_runs_and_dispatch_must_be_wired() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        scheduler = Scheduler(None, VirtualClock(loop), SeededDice("x"), SchedulerLimits())  # type: ignore[arg-type]
+        key = MessageKey(1, 2, 3)
+        pending = Pending(key, 3, 2, "a@x.test", 0.0, "acct")
+        assert scheduler.offer([pending]) == 1  # waits in memory
+        with pytest.raises(AssertionError):
+            scheduler.dispatch(pending)
+    finally:
+        loop.close()
