@@ -1,0 +1,138 @@
+"""What a process counts and measures, with one name each, for Prometheus.
+
+What happens per message is a plain addition to a ``Tally``; everything else is asked of the parts when somebody
+scrapes. So a message costs well under a microsecond here, and a part that nobody scrapes costs nothing.
+
+docs/reference/metrics.md has a line for each metric; a test holds it to ``CATALOGUE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+if TYPE_CHECKING:
+    from pigeonry.domain.outcome import Outcome
+
+__all__ = ["CATALOGUE", "Metrics", "Sample", "Tally"]
+
+Sample = tuple[tuple[str, ...], float]
+Source = Callable[[], Iterable[Sample]]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """One metric.
+
+    Args:
+        meaning: One sentence: what it counts, or what a high value says.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+CATALOGUE: Final = (
+    Described(
+        "pigeonry_messages_accepted_total", "counter", "Messages accepted: durable, and ours to deliver.", ("door",)
+    ),
+    Described("pigeonry_recipients_accepted_total", "counter", "Recipients of accepted messages.", ("door",)),
+    Described(
+        "pigeonry_messages_refused_total",
+        "counter",
+        "Messages that were complete and not taken, because the store could not in time.",
+        ("door",),
+    ),
+    Described(
+        "pigeonry_attempts_total",
+        "counter",
+        "Delivery attempts by what they came to: delivered, deferred, refused, in_doubt.",
+        ("outcome",),
+    ),
+    Described("pigeonry_queue_recipients", "gauge", "Recipients in memory: waiting, dispatched or in an attempt."),
+    Described("pigeonry_content_octets", "gauge", "Octets of messages kept in memory for their first attempt."),
+    Described("pigeonry_delivery_connections", "gauge", "Outgoing connections, standing or being opened."),
+    Described("pigeonry_door_connections", "gauge", "Incoming connections that stand.", ("door",)),
+    Described("pigeonry_bodies_in_flight_octets", "gauge", "Octets of requests received and not answered yet."),
+    Described("pigeonry_shedding", "gauge", "1 while the store asks the doors to refuse, else 0."),
+    Described("pigeonry_log_head", "gauge", "Events in the log of the shards owned: the sum of their highest numbers."),
+    Described("pigeonry_index_lag_events", "gauge", "Events that are in the log and not in the search index yet."),
+    Described(
+        "pigeonry_loop_late_seconds", "histogram", "How late the event loop ran a timer: over 0.1 it is overloaded."
+    ),
+)
+_LATE_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_OUTCOMES: Final = {"Delivered": "delivered", "Deferred": "deferred", "Refused": "refused", "InDoubt": "in_doubt"}
+
+
+class Tally:
+    """What happens per message, as plain numbers."""
+
+    __slots__ = ("attempts", "messages", "recipients", "refused")
+
+    def __init__(self) -> None:
+        self.messages = {"http": 0, "smtp": 0}
+        self.recipients = {"http": 0, "smtp": 0}
+        self.refused = {"http": 0, "smtp": 0}
+        self.attempts = dict.fromkeys(_OUTCOMES.values(), 0)
+
+    def accepted(self, door: str, recipients: int) -> None:
+        """A message was accepted."""
+        self.messages[door] += 1
+        self.recipients[door] += recipients
+
+    def attempted(self, outcome: Outcome) -> None:
+        """An attempt came to an outcome."""
+        self.attempts[_OUTCOMES[type(outcome).__name__]] += 1
+
+
+class Metrics:
+    """The metrics of one process.
+
+    Args:
+        tally: What is counted per message.
+        sources: For metrics of the catalogue, by name: their samples, asked for at each scrape.
+    """
+
+    def __init__(self, tally: Tally, sources: Mapping[str, Source]) -> None:
+        self._sources: dict[str, Source] = {
+            "pigeonry_messages_accepted_total": lambda: _by_key(tally.messages),
+            "pigeonry_recipients_accepted_total": lambda: _by_key(tally.recipients),
+            "pigeonry_messages_refused_total": lambda: _by_key(tally.refused),
+            "pigeonry_attempts_total": lambda: _by_key(tally.attempts),
+            **sources,
+        }
+        late = next(metric for metric in CATALOGUE if metric.kind == "histogram")
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._late = Histogram(late.name, late.meaning, buckets=_LATE_BUCKETS, registry=self._registry)
+        ProcessCollector(registry=self._registry)
+        self._registry.register(self)
+
+    def loop_late(self, seconds: float) -> None:
+        """A timer of the loop ran so late."""
+        self._late.observe(seconds)
+
+    def page(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything but the histograms, as prometheus_client asks for it."""
+        for metric in CATALOGUE:
+            source = self._sources.get(metric.name)
+            if source is None:
+                continue
+            family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            made = family(metric.name, metric.meaning, labels=metric.labels)
+            for labels, value in source():
+                made.add_metric(labels, value)
+            yield made
+
+
+def _by_key(numbers: Mapping[str, int]) -> Iterable[Sample]:
+    return [((key,), value) for key, value in numbers.items()]
