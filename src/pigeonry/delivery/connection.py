@@ -83,6 +83,7 @@ class SmtpConnection(asyncio.Protocol):
         "_transport",
         "_waiter",
         "ended",
+        "local_address",
         "messages",
         "tls",
     )
@@ -91,6 +92,8 @@ class SmtpConnection(asyncio.Protocol):
         self.tls: TlsPeer | None = None
         self.messages = 0
         self.ended = False
+        self.local_address = ""
+        """Our end's IP address; empty when it is not known."""
         self._client = client
         self._timeouts = timeouts
         self._loop = loop
@@ -113,12 +116,6 @@ class SmtpConnection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether another message can be begun on it."""
         return self._client.idle and not self.ended
-
-    @property
-    def local_address(self) -> str:
-        """Our end's IP address; empty when it is not known."""
-        name = self._transport.get_extra_info("sockname") if self._transport is not None else None
-        return str(name[0]) if name else ""
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -208,6 +205,8 @@ class SmtpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands; the server speaks first."""
         self._transport = cast("asyncio.Transport", transport)
+        name = transport.get_extra_info("sockname")
+        self.local_address = str(name[0]) if name else ""
 
     def data_received(self, data: bytes) -> None:
         """Octets from the server."""

@@ -95,27 +95,26 @@ class Parts(msgspec.Struct, frozen=True):
 class Courier:
     """Serves one lane with one connection at a time."""
 
-    __slots__ = ("_lane", "_opened", "_parts", "_room", "_unsettled")
+    __slots__ = ("_lane", "_opened", "_parts", "_unsettled")
 
     def __init__(self, parts: Parts, lane: Lane) -> None:
         self._parts = parts
         self._lane = lane
         self._opened: Opened | None = None
-        self._unsettled = 0
-        self._room: asyncio.Future[None] | None = None
+        self._unsettled: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Work until there is none, or no connection to do it with."""
         try:
-            async with asyncio.TaskGroup() as settles:
-                while (pending := await self._next()) is not None:
-                    await self._attempt(pending, settles)
+            while (pending := await self._next()) is not None:
+                await self._attempt(pending)
         except BaseException:
             if self._opened is not None:
                 self._opened.connection.abort()
             raise
         finally:
             self._hang_up()
+            await self._settle_all()
 
     # Work
 
@@ -159,7 +158,7 @@ class Courier:
             if waiter in self._lane.idle:
                 self._lane.idle.remove(waiter)
 
-    async def _attempt(self, pending: Pending, settles: asyncio.TaskGroup) -> None:
+    async def _attempt(self, pending: Pending) -> None:
         parts = self._parts
         started = parts.clock.monotonic()
         try:
@@ -176,20 +175,29 @@ class Courier:
             parts.settling.postpone(pending, seconds=parts.limits.retry_content_s)
             return
         settle = parts.settlement(pending, message, outcome)
-        self._unsettled += 1
-        settles.create_task(self._settle(settle))
-        if self._unsettled >= parts.limits.unsettled_per_connection:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+        deadline = parts.clock.monotonic() + parts.limits.settle_s
+        task = asyncio.get_running_loop().create_task(parts.settling.settle(settle, deadline=deadline))
+        self._unsettled.add(task)
+        task.add_done_callback(self._settled)
+        if len(self._unsettled) >= parts.limits.unsettled_per_connection:
+            await asyncio.wait(self._unsettled, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _settle(self, settle: Settle) -> None:
-        parts = self._parts
-        await parts.settling.settle(settle, deadline=parts.clock.monotonic() + parts.limits.settle_s)
-        self._unsettled -= 1
-        if self._room is not None:
-            room, self._room = self._room, None
-            if not room.done():
-                room.set_result(None)
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._unsettled.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Settling insists by itself until it succeeds: what comes out here is a bug of ours.
+            self._parts.log.error("settle_failed", exc_info=error)
+
+    async def _settle_all(self) -> None:
+        """Wait for what is still being settled; when this courier is cut off, so is that."""
+        if not self._unsettled:
+            return
+        try:
+            await asyncio.wait(tuple(self._unsettled))
+        except asyncio.CancelledError:
+            for task in tuple(self._unsettled):
+                task.cancel()
+            raise
 
     # One attempt
 

@@ -158,7 +158,12 @@ _READY: Final = Ready()
 _SEND_BODY: Final = SendBody()
 _TLS_AGREED: Final = TlsAgreed()
 _UNSAFE: Final = re.compile(rb"[\x00-\x20\x7f]")
-_UNSAFE_QUOTED: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_MAIL: Final = Stage.MAIL  # looked up once: reading a member of an enumeration costs as much as the comparison
+_RCPT: Final = Stage.RCPT
+_DATA: Final = Stage.DATA
+_DOT: Final = Stage.DOT
+_GROUP: Final = (_MAIL, _RCPT, _DATA)
 _KEYWORDS_MAX: Final = 64  # lines of an EHLO reply that are looked at
 
 
@@ -289,7 +294,7 @@ class SmtpClient:
             if self._needs_reset:
                 self._say(Stage.RSET, b"RSET\r\n")
             self._output += b"%b%bDATA\r\n" % (mail, rcpt)
-            self._expected += (Stage.MAIL, Stage.RCPT, Stage.DATA)
+            self._expected += _GROUP
         else:
             self._held += ((Stage.MAIL, mail), (Stage.RCPT, rcpt), (Stage.DATA, b"DATA\r\n"))
             if self._needs_reset:
@@ -349,11 +354,12 @@ class SmtpClient:
             self._unasked(reply, events)
             return
         stage = self._expected.popleft()
-        if stage is Stage.MAIL or stage is Stage.RCPT:
-            self._envelope(stage, reply, events)
-        elif stage is Stage.DATA:
+        if stage is _MAIL or stage is _RCPT:
+            if reply.code != 250 or self._held:
+                self._envelope(stage, reply, events)
+        elif stage is _DATA:
             self._data(reply, events)
-        elif stage is Stage.DOT:
+        elif stage is _DOT:
             self._dot(reply, events)
         else:
             self._session(stage, reply, events)
@@ -484,6 +490,7 @@ class SmtpClient:
 
 
 def _safe(octets: bytes) -> bytes:
-    if _UNSAFE.search(octets) and (_UNSAFE_QUOTED.search(octets) or not octets.startswith(b'"')):
+    # A space is legal in a quoted local part only.
+    if _UNSAFE.search(octets) and (_CONTROL.search(octets) or not octets.startswith(b'"')):
         raise LocalProtocolError("A path or parameter holds a control character or a bare space.")
     return octets

@@ -12,6 +12,7 @@ characters do not get through. A bare LF ends a line: some servers send it and i
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from pigeonry.domain.reply import EnhancedStatus, Reply
@@ -20,6 +21,8 @@ __all__ = ["REPLY_LINES_MAX", "REPLY_LINE_OCTETS_MAX", "RemoteProtocolError", "R
 
 REPLY_LINE_OCTETS_MAX: Final = 2_048  # RFC 5321 section 4.5.3.1.5 says 512; policy texts with links go over it
 REPLY_LINES_MAX: Final = 128  # EHLO replies have some twenty lines, refusals seldom over five
+
+_LINES_KEPT: Final = 512  # lines are much the same message after message; at most 1 MB even of the longest
 
 _LINE: Final = re.compile(
     rb"([2-5][0-9][0-9])(?:([ -])(?:([245])\.([0-9]{1,3})\.([0-9]{1,3})(?:[ \t]+|\Z))?(.*))?", re.DOTALL
@@ -33,17 +36,17 @@ class RemoteProtocolError(Exception):
 class ReplyParser:
     """Holds what arrived and was not yet a whole reply."""
 
-    __slots__ = ("_buffer", "_lines", "_start", "_status")
+    __slots__ = ("_buffer", "_lines", "_start")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._start = 0
-        self._lines: list[tuple[bytes, str]] = []
-        self._status: EnhancedStatus | None = None
+        self._lines: list[Reply] = []
 
     def feed(self, octets: bytes) -> None:
         """Take octets from the peer."""
-        self._buffer = self._buffer[self._start :] + octets
+        rest = self._buffer[self._start :]
+        self._buffer = rest + octets if rest else octets
         self._start = 0
 
     def discard(self) -> None:
@@ -51,7 +54,6 @@ class ReplyParser:
         self._buffer = b""
         self._start = 0
         self._lines.clear()
-        self._status = None
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, None when more octets are needed.
@@ -59,47 +61,47 @@ class ReplyParser:
         Raises:
             RemoteProtocolError: What follows is no reply; the connection is of no use any more.
         """
+        buffer = self._buffer
         while True:
             start = self._start
-            end = self._buffer.find(b"\n", start)
-            if end < 0:
-                if len(self._buffer) - start >= REPLY_LINE_OCTETS_MAX:
-                    raise RemoteProtocolError("A reply line is too long.")
+            if start == len(buffer):
                 return None
-            if end - start >= REPLY_LINE_OCTETS_MAX:
+            end = buffer.find(b"\n", start)
+            if (end if end >= 0 else len(buffer)) - start >= REPLY_LINE_OCTETS_MAX:
                 raise RemoteProtocolError("A reply line is too long.")
+            if end < 0:
+                return None
             self._start = end + 1
-            reply = self._line(self._buffer[start:end])
-            if reply is not None:
+            last, reply = _line(buffer[start:end])
+            if last and not self._lines:
                 return reply
+            if self._lines and self._lines[0].code != reply.code:
+                raise RemoteProtocolError("The lines of one reply have different codes.")
+            self._lines.append(reply)
+            if len(self._lines) > REPLY_LINES_MAX:
+                raise RemoteProtocolError("A reply has too many lines.")
+            if last:
+                return self._joined()
 
-    def _line(self, line: bytes) -> Reply | None:
-        match = _LINE.fullmatch(line[:-1] if line.endswith(b"\r") else line)
-        if match is None:
-            raise RemoteProtocolError("A reply does not start with a reply code.")
-        code, separator, class_, subject, detail, octets = match.groups()
-        text = _text(octets) if octets else ""
-        if class_ is not None and class_ != code[:1]:
-            # The code is what counts; a status of another class is left in the text for people to read.
-            text = _text(line.rstrip(b"\r")[4:])
-        elif class_ is not None and not self._lines:
-            self._status = EnhancedStatus(int(subject), int(detail))
-        if not self._lines:
-            if separator != b"-":
-                status, self._status = self._status, None
-                return Reply(int(code), text, status)
-        elif self._lines[0][0] != code:
-            raise RemoteProtocolError("The lines of one reply have different codes.")
-        if len(self._lines) >= REPLY_LINES_MAX:
-            raise RemoteProtocolError("A reply has too many lines.")
-        self._lines.append((code, text))
-        if separator == b"-":
-            return None
-        text = "\n".join([text for _, text in self._lines])
-        reply = Reply(int(code), text, self._status)
-        self._lines.clear()
-        self._status = None
-        return reply
+    def _joined(self) -> Reply:
+        lines, self._lines = self._lines, []
+        return Reply(lines[0].code, "\n".join([line.text for line in lines]), lines[0].status)
+
+
+@lru_cache(_LINES_KEPT)
+def _line(line: bytes) -> tuple[bool, Reply]:
+    """One line without its LF: whether it is its reply's last, and what it says as if it were the only one."""
+    match = _LINE.fullmatch(line[:-1] if line.endswith(b"\r") else line)
+    if match is None:
+        raise RemoteProtocolError("A reply does not start with a reply code.")
+    code, separator, class_, subject, detail, octets = match.groups()
+    status = None
+    if class_ == code[:1]:
+        status = EnhancedStatus(int(subject), int(detail))
+    elif class_ is not None:
+        # The code is what counts; a status of another class is left in the text for people to read.
+        octets = line.removesuffix(b"\r")[4:]
+    return separator != b"-", Reply(int(code), _text(octets or b""), status)
 
 
 def _text(octets: bytes) -> str:
