@@ -31,7 +31,7 @@ class Form(msgspec.Struct):
     Args:
         fields: Values by name, in the order in which they came. Names have no ``[]`` at their end.
         uploads: The files of ``attachment`` and ``inline``.
-        message: The octets of ``message`` (messages.mime); None when there were none.
+        message: The octets of ``message`` (messages.mime), with CRLF line ends only; None when there were none.
     """
 
     fields: dict[str, list[str]]

@@ -10,20 +10,19 @@ Trust: every parameter comes from outside; nothing with a line end gets into a h
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Final
 
 from pigeonry.compose import template
 from pigeonry.compose.draft import Draft, summary, total
+from pigeonry.compose.head import HeadWriter
 from pigeonry.compose.recipients import batch_recipients, parse_addresses, read_variables, same_for_all
 from pigeonry.compose.settings import read_settings, reject_controls
 from pigeonry.domain import event
 from pigeonry.domain.address import domain_of
-from pigeonry.domain.errors import BadAddress, BadRequest
+from pigeonry.domain.errors import BadRequest
 from pigeonry.domain.message import BodyKind
 from pigeonry.protocol.mime import builder
-from pigeonry.protocol.mime.addresses import format_list, show_address
 from pigeonry.protocol.mime.builder import Slot
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from pigeonry.protocol.mime.addresses import Address
     from pigeonry.protocol.mime.builder import Attachment, Piece
 
-__all__ = ["compose_message", "reverse_path", "sender_header"]
+__all__ = ["check_batch", "compose_message", "reverse_path", "sender_header"]
 
 SUBJECT_CHARACTERS_MAX: Final = 16_384  # far over any line, so that only nonsense is refused
 ATTACHMENTS_MAX: Final = 500  # files of one message; each is listed in every event
@@ -81,13 +80,13 @@ def compose_message(
     variables = form.one("recipient-variables")
     batch = variables is not None
     attachments, inline = _files(form.uploads)
-    writer = _HeadWriter(batch=batch)
+    writer = HeadWriter(batch=batch)
     message_id = _write_head(writer, from_, to, cc, subject, identity=identity, settings=settings, domain=domain)
     leaves = _leaves(form, batch=batch)
     pieces = writer.pieces
     pieces += builder.assemble(leaves, inline=inline, attachments=attachments, boundary=identity.boundary)
     if variables is not None:
-        recipients = _batch(to, cc + bcc, variables, pieces, due=settings.deliver_at)
+        recipients = check_batch(to, cc + bcc, variables, pieces, due=settings.deliver_at)
         octets = template.stored(pieces)
     else:
         recipients = same_for_all((to, cc, bcc), due=settings.deliver_at)
@@ -141,48 +140,8 @@ def sender_header(from_: str, domain: SendingDomain) -> bytes:
     return f"Sender: {local}={from_domain}@{domain.name}\r\n".encode()
 
 
-class _HeadWriter:
-    """Writes the header section; texts with placeholders become slots when it is a batch."""
-
-    def __init__(self, *, batch: bool) -> None:
-        self.pieces: list[Piece] = []
-        self._batch = batch
-
-    def raw(self, octets: bytes) -> None:
-        self.pieces.append(octets)
-
-    def text(self, name: str, value: str, *, addresses: bool = False) -> None:
-        if self._batch and template.has_placeholder(value):
-            self.pieces.append(Slot(template.ADDRESSES if addresses else template.HEADER, value, name))
-            return
-        try:
-            self.pieces.append(template.header(name, value, addresses=addresses))
-        except BadAddress as error:
-            raise BadAddress(f"Parameter h:{name}: {error.text}") from None
-
-    def addresses(self, name: str, addresses: Sequence[Address]) -> None:
-        if self._batch and any(template.has_placeholder(a.display) or "%" in a.mailbox for a in addresses):
-            self.text(name, ", ".join(map(show_address, addresses)), addresses=True)
-        else:
-            octets = name.encode("ascii")
-            self.pieces.append(b"%b: %b\r\n" % (octets, format_list(addresses, column=len(octets) + 2)))
-
-    def to(self, addresses: Sequence[Address]) -> None:
-        if self._batch:
-            self.pieces.append(Slot(template.RECIPIENT, "", "To"))
-        else:
-            self.pieces.append(b"To: %b\r\n" % format_list(addresses, column=4))
-
-    def json(self, name: str, value: str) -> None:
-        if self._batch and template.has_placeholder(value):
-            self.pieces.append(Slot(template.JSON_HEADER, value, name))
-        else:
-            octets = name.encode("ascii")
-            self.pieces.append(b"%b: %b\r\n" % (octets, template.json_value(value, column=len(octets) + 2)))
-
-
 def _write_head(
-    writer: _HeadWriter,
+    writer: HeadWriter,
     from_: Sequence[Address],
     to: Sequence[Address],
     cc: Sequence[Address],
@@ -196,7 +155,7 @@ def _write_head(
     given = {name.lower() for name, _ in settings.headers} if settings.headers else ()
     message_id = identity.message_id
     writer.raw(identity.received)
-    write_annotations(writer, settings)
+    writer.annotations(settings)
     if "date" not in given:
         writer.raw(b"Date: %b\r\n" % identity.date)
     if "message-id" not in given:
@@ -217,15 +176,6 @@ def _write_head(
             writer.text(name, value, addresses=name.lower() in _ADDRESS_HEADERS)
     writer.raw(b"Mime-Version: 1.0\r\n")
     return message_id
-
-
-def write_annotations(writer: _HeadWriter, settings: Settings) -> None:
-    """Tags and user variables, which stay in the delivered message unless suppressed."""
-    if settings.variables and settings.shows("x-mailgun-variables"):
-        writer.json("X-Mailgun-Variables", json.dumps(settings.variables))
-    if settings.tags and settings.shows("x-mailgun-tag"):
-        for tag in settings.tags:
-            writer.raw(b"X-Mailgun-Tag: %b\r\n" % tag.encode("ascii"))
 
 
 def _message_id(value: str) -> str:
@@ -273,7 +223,7 @@ def _files(uploads: Sequence[Upload]) -> tuple[list[Attachment], list[Attachment
     return attachments, inline
 
 
-def _batch(
+def check_batch(
     to: Sequence[Address], copies: Sequence[Address], variables: str, pieces: Sequence[Piece], *, due: float
 ) -> tuple[NewRecipient, ...]:
     """The recipients of a batch, each checked to be renderable."""

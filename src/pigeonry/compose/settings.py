@@ -21,7 +21,8 @@ import msgspec
 
 from pigeonry.domain.errors import BadRequest
 from pigeonry.domain.message import Options
-from pigeonry.protocol.mime.headers import fields, is_field_name, unfold
+from pigeonry.protocol.mime.encoded_words import decode
+from pigeonry.protocol.mime.headers import fields, is_field_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,7 +172,7 @@ def control_parameters(head: bytes) -> dict[str, list[str]]:
         if name[:10].lower() == CONTROL_PREFIX:
             parameter = _BY_HEADER.get(name.lower())
             if parameter is not None:
-                parameters.setdefault(parameter, []).append(unfold(raw).decode("utf-8", "replace"))
+                parameters.setdefault(parameter, []).append(decode(raw))
     return parameters
 
 

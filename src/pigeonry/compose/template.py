@@ -29,7 +29,7 @@ import msgspec
 
 from pigeonry.domain.errors import BadAddress, BadRequest, Fault
 from pigeonry.protocol.mime.addresses import Address, format_address, format_list, parse_list, show_address
-from pigeonry.protocol.mime.builder import Piece, Slot, base64_lines, quoted_printable
+from pigeonry.protocol.mime.builder import Piece, Slot, base64_lines, crlf_octets, quoted_printable
 from pigeonry.protocol.mime.encoded_words import encode
 
 if TYPE_CHECKING:
@@ -211,12 +211,17 @@ def _substituted(source: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda found: values.get(found[0], found[0]), source)
 
 
+def _text(source: str, values: Mapping[str, str]) -> bytes:
+    """Text for a body: a value may bring line ends of any kind."""
+    return crlf_octets(_substituted(source, values).encode("utf-8", "replace"))
+
+
 def _filled(slot: Slot, values: Mapping[str, str]) -> bytes:
     kind = slot.kind
     if kind == QUOTED_PRINTABLE:
-        return quoted_printable(_lines(_substituted(slot.source, values)))
+        return quoted_printable(_text(slot.source, values))
     if kind == BASE64:
-        return base64_lines(_lines(_substituted(slot.source, values)))
+        return base64_lines(_text(slot.source, values))
     name = slot.name.encode("ascii")
     column = len(name) + 2
     if kind == RECIPIENT:
@@ -252,16 +257,3 @@ def header(name: str, text: str, *, addresses: bool = False) -> bytes:
     if addresses and not text.isascii():
         return b"%b: %b\r\n" % (octets, format_list(parse_list(text), column=column))
     return b"%b: %b\r\n" % (octets, encode(text, column=column))
-
-
-def _lines(text: str) -> bytes:
-    """The text with CRLF line ends, also where a value brought others."""
-    octets = text.encode("utf-8", "replace")
-    return (
-        octets
-        if octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")
-        else _LINE_END.sub(b"\r\n", octets)
-    )
-
-
-_LINE_END: Final = re.compile(rb"\r\n?|\n")

@@ -22,7 +22,7 @@ from pigeonry.doors.http.respond import JSON_TYPE, encode
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["Answer", "answer_to", "on_http_exception", "on_pigeonry_error"]
+__all__ = ["Answer", "answer_to", "on_bug", "on_http_exception", "on_pigeonry_error"]
 
 RETRY_AFTER_S: Final = 5  # when the error does not know better: long enough for a store's hiccup to pass
 _CHALLENGE: Final = (b"www-authenticate", b'Basic realm="MG API"')
@@ -67,3 +67,8 @@ def _response(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> Respon
     response = Response(body, status)
     response.raw_headers = [*headers, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
     return response
+
+
+async def on_bug(_request: Request, _error: Exception) -> Response:
+    """Starlette's handler for what nobody expected: it is logged by the server, and the client learns nothing."""
+    return _response(500, encode({"message": "Internal Server Error"}), _JSON)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from pigeonry.domain.errors import NotAllowed, NotAuthenticated, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from starlette.requests import Request
 
@@ -64,28 +64,22 @@ class Guard:
         self._keys = keys
         self._domains = domains
 
-    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """The caller, by the headers of a request.
+    def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """The caller, by the headers of a request (names in lower case).
 
         Raises:
             NotAuthenticated: No key, or one that is nobody's.
             NotAllowed: The request asks to act for a subaccount; there are none.
         """
-        authorization = behalf = None
-        for name, value in headers:
-            if name == b"authorization":
-                authorization = value
-            elif name == b"x-mailgun-on-behalf-of":
-                behalf = value
-        secret = _secret(authorization) if authorization is not None else ""
+        secret = _secret(headers.get(b"authorization", b""))
         caller = self._keys.by_secret(secret) if secret else None
         if caller is None:
             raise NotAuthenticated("Forbidden")
-        if behalf is not None:
+        if b"x-mailgun-on-behalf-of" in headers:
             raise NotAllowed("X-Mailgun-On-Behalf-Of names no subaccount of this account.")
         return caller
 
-    def sender(self, headers: Iterable[tuple[bytes, bytes]], name: str) -> tuple[Caller, SendingDomain]:
+    def sender(self, headers: Mapping[bytes, bytes], name: str) -> tuple[Caller, SendingDomain]:
         """The caller and the domain it wants to send from.
 
         Raises:
@@ -122,7 +116,7 @@ def caller_of(request: Request) -> Caller:
         NotAllowed: The key's role may not do this.
     """
     guard: Guard = request.scope[GUARD]
-    caller = guard.authenticate(request.scope["headers"])
+    caller = guard.authenticate(dict(request.scope["headers"]))
     request.scope[CALLER] = caller
     if caller.role == "sending" or (caller.role not in _WRITERS and request.method not in _READS):
         raise NotAllowed("This API key may not do that.")

@@ -52,14 +52,14 @@ def parse_list(text: str) -> list[Address]:
     Raises:
         BadAddress: One of them is not a valid address; the text shows which, and why.
     """
-    if _CONTROLS.search(text):
-        raise _bad(text, "It holds a control character.")
-    text = text.strip()
+    text = text.strip(" \t")
     if _PLAIN.fullmatch(text):
         return [_address(text, "", shown=text)]
     found = _NAMED.fullmatch(text)
     if found is not None:
         return [_address(found[2], found[1].strip(), shown=text)]
+    if _CONTROLS.search(text):
+        raise _bad(text, "It holds a control character.")
     return [_parse_item(item) for item in _split(text) if item.strip()]
 
 

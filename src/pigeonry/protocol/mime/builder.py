@@ -33,7 +33,7 @@ __all__ = [
     "assemble",
     "attachment",
     "base64_lines",
-    "crlf",
+    "crlf_octets",
     "quoted_printable",
     "text_leaf",
     "text_slot",
@@ -44,7 +44,6 @@ FILE_NAME_OCTETS_MAX: Final = 255  # what file systems take; percent-encoded it 
 _BASE64_SHARE: Final = 6  # one octet in so many over 127: base64 is then the shorter and the quicker
 _TYPE: Final = re.compile(r"([A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64})\s*(?:;(.{0,200}))?")
 _CHARSET: Final = re.compile(r"charset\s*=\s*\"?([A-Za-z0-9_.:+-]{1,40})\"?", re.IGNORECASE)
-_LINE_END: Final = re.compile(r"\r\n?|\n")
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 _GUESSES: Final = {
     "csv": "text/csv",
@@ -99,12 +98,14 @@ class Attachment(msgspec.Struct, frozen=True):
     body: Sequence[bytes]
 
 
-def crlf(text: str) -> str:
-    """The text with CRLF line ends, whatever it had, and one at its end."""
-    if "\r" in text:
-        text = _LINE_END.sub("\n", text)
-    text = text.replace("\n", "\r\n")
-    return text if text.endswith("\r\n") else text + "\r\n"
+def crlf_octets(octets: bytes) -> bytes:
+    """The octets with CRLF line ends, whatever they had; not copied when they have them already."""
+    ends = octets.count(b"\n")
+    if b"\r" not in octets:
+        return octets.replace(b"\n", b"\r\n") if ends else octets
+    if octets.count(b"\r\n") == ends == octets.count(b"\r"):
+        return octets
+    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 
 
 def text_leaf(subtype: bytes, text: str) -> bytes:
@@ -114,7 +115,7 @@ def text_leaf(subtype: bytes, text: str) -> bytes:
         subtype: ``plain``, ``html`` or ``x-amp-html``.
         text: As the client gave it.
     """
-    octets = crlf(text).encode("utf-8", "replace")
+    octets = _body(text)
     if octets.isascii():
         if b"\x00" not in octets and not _has_long_line(octets):
             return b'Content-Type: text/%b; charset="utf-8"\r\nContent-Transfer-Encoding: 7bit\r\n\r\n%b' % (
@@ -131,8 +132,9 @@ def text_slot(subtype: bytes, text: str, *, quoted_printable_kind: int, base64_k
 
     The encoding is chosen now, from the text with its placeholders, so that it is the same for all.
     """
-    source = crlf(text)
-    if is_dense(source.encode("utf-8", "replace")):
+    octets = _body(text)
+    source = octets.decode()
+    if is_dense(octets):
         return _text_head(subtype, b"base64"), Slot(base64_kind, source)
     return _text_head(subtype, b"quoted-printable"), Slot(quoted_printable_kind, source)
 
@@ -148,7 +150,7 @@ def quoted_printable(octets: bytes) -> bytes:
     """Text in quoted-printable (RFC 2045 section 6.7).
 
     Args:
-        octets: As ``crlf`` makes it: all line ends are CRLF, and there is one (soft line ends follow the first).
+        octets: With CRLF line ends only, and at least one (soft line ends follow the first).
     """
     return binascii.b2a_qp(octets)
 
@@ -223,6 +225,12 @@ def _multipart(subtype: bytes, parts: Sequence[Sequence[Piece]], boundary: bytes
         out.append(b"\r\n")
     out.append(b"--%b--\r\n" % boundary)
     return out
+
+
+def _body(text: str) -> bytes:
+    """Text as UTF-8 with CRLF line ends, one at its end."""
+    octets = crlf_octets(text.encode("utf-8", "replace"))
+    return octets if octets.endswith(b"\r\n") else octets + b"\r\n"
 
 
 def _text_head(subtype: bytes, encoding: bytes) -> bytes:

@@ -1,0 +1,205 @@
+"""Reading a MIME message: its parts as offsets into the octets, decoded only when asked for.
+
+For showing stored messages and for finding the texts of a ready-made batch; never on the path of an ordinary message.
+What is broken is read as far as it can be: a multipart without its boundary is one opaque part.
+
+Standards: RFC 2045 (headers, encodings), RFC 2046 section 5.1 (multipart), RFC 2183 (disposition), RFC 2231
+(parameters).
+Trust: takes anything; depth and number of parts are bounded.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from pigeonry.protocol.mime import headers
+from pigeonry.protocol.mime.encoded_words import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Part", "decoded", "leaves", "parse", "text"]
+
+DEPTH_MAX: Final = 16  # multiparts in multiparts; mail programs make five at most
+PARTS_MAX: Final = 1_000  # of a whole message; what is beyond is not looked at
+_PARAMETER: Final = re.compile(r';\s*([^\s=;"]{1,60})\s*=\s*("(?:[^"\\]|\\.)*"|[^;"]*)', re.DOTALL)
+_CONTINUED: Final = re.compile(r"([^*]+)(?:\*(\d{1,2}))?(\*)?")
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part, or the whole message.
+
+    Args:
+        start: Offset of its header section.
+        body: Offset of its body.
+        end: Offset after its body; the line end before a boundary is the boundary's.
+        content_type: Lower case, without parameters.
+        parameters: Of the type: decoded, names in lower case.
+        disposition: Lower case, ``inline`` or ``attachment``; empty when there was none.
+        filename: Decoded; empty when there was none.
+        content_id: Without angle brackets.
+        encoding: Content-Transfer-Encoding, lower case.
+        parts: What is in a multipart.
+    """
+
+    start: int
+    body: int
+    end: int
+    content_type: str
+    parameters: dict[str, str]
+    disposition: str
+    filename: str
+    content_id: str
+    encoding: str
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is text to be read, not a file."""
+        return (
+            self.content_type in ("text/plain", "text/html") and self.disposition != "attachment" and not self.filename
+        )
+
+
+def parse(octets: bytes) -> Part:
+    """Read a message with CRLF line ends."""
+    return _part(octets, 0, len(octets), [PARTS_MAX], DEPTH_MAX)
+
+
+def leaves(part: Part) -> Iterator[Part]:
+    """The parts that hold content, in order."""
+    if part.parts:
+        for inner in part.parts:
+            yield from leaves(inner)
+    else:
+        yield part
+
+
+def decoded(octets: bytes, part: Part) -> bytes:
+    """The content of a part, its transfer encoding undone."""
+    content = octets[part.body : part.end]
+    if part.encoding == "base64":
+        try:
+            return binascii.a2b_base64(content)
+        except binascii.Error:
+            return binascii.a2b_base64(content.rstrip(b"=\r\n\t ") + b"==") if _padded(content) else content
+    if part.encoding == "quoted-printable":
+        return binascii.a2b_qp(content)
+    return content
+
+
+def text(octets: bytes, part: Part) -> str:
+    """The content of a text part, with LF line ends."""
+    content = decoded(octets, part)
+    try:
+        shown = content.decode(part.parameters.get("charset", "utf-8"), "replace")
+    except (LookupError, ValueError):
+        shown = content.decode("utf-8", "replace")
+    return shown.replace("\r\n", "\n")
+
+
+def _padded(content: bytes) -> bool:
+    """Whether base64 content becomes readable by padding it."""
+    try:
+        binascii.a2b_base64(content.rstrip(b"=\r\n\t ") + b"==")
+    except binascii.Error:
+        return False
+    return True
+
+
+def _part(octets: bytes, start: int, end: int, budget: list[int], depth: int) -> Part:
+    if octets.startswith(b"\r\n", start):
+        head, body = b"", start + 2
+    else:
+        blank = octets.find(b"\r\n\r\n", start, end)
+        head, body = (octets[start : blank + 2], blank + 4) if blank >= 0 else (octets[start:end], end)
+    kind, parameters = _structured(headers.value(head, b"content-type") or b"text/plain")
+    disposition, more = _structured(headers.value(head, b"content-disposition") or b"")
+    parts: tuple[Part, ...] = ()
+    boundary = parameters.get("boundary", "")
+    if kind.startswith("multipart/") and boundary and depth:
+        found = _sections(octets, body, end, boundary=boundary.encode("utf-8", "replace"), budget=budget)
+        parts = tuple([_part(octets, *section, budget, depth - 1) for section in found])
+    return Part(
+        start=start,
+        body=min(body, end),
+        end=end,
+        content_type=kind,
+        parameters=parameters,
+        disposition=disposition,
+        filename=more.get("filename") or parameters.get("name", ""),
+        content_id=(headers.value(head, b"content-id") or b"").decode("utf-8", "replace").strip("<> \t"),
+        encoding=(headers.value(head, b"content-transfer-encoding") or b"").decode("latin-1").strip().lower(),
+        parts=parts,
+    )
+
+
+def _sections(octets: bytes, start: int, end: int, *, boundary: bytes, budget: list[int]) -> list[tuple[int, int]]:
+    """Where the parts of a multipart begin and end."""
+    delimiter = b"--" + boundary
+    sections: list[tuple[int, int]] = []
+    opened = -1
+    position = start
+    while budget[0] > 0:
+        found = octets.find(delimiter, position, end)
+        if found < 0:
+            break
+        position = found + len(delimiter)
+        if found != start and octets[found - 2 : found] != b"\r\n":
+            continue
+        closing = octets.startswith(b"--", position)
+        line_end = octets.find(b"\r\n", position, end)
+        line = octets[position + 2 * closing : line_end if line_end >= 0 else end]
+        if line.strip(b" \t"):
+            continue  # a longer boundary that begins like ours
+        if opened >= 0:
+            budget[0] -= 1
+            sections.append((opened, max(opened, found - 2)))
+        opened = -1 if closing or line_end < 0 else line_end + 2
+        if opened < 0:
+            break
+        position = line_end
+    if opened >= 0 and budget[0] > 0:
+        budget[0] -= 1
+        sections.append((opened, end))
+    return sections
+
+
+def _structured(value: bytes) -> tuple[str, dict[str, str]]:
+    """A value and its parameters."""
+    line = value.decode("utf-8", "replace")
+    first = line.partition(";")[0].strip().lower()
+    pieces: dict[str, list[tuple[int, bool, str]]] = {}
+    for found in _PARAMETER.finditer(line):
+        name = _CONTINUED.fullmatch(found[1].lower())
+        content = found[2].strip()
+        if content[:1] == '"':
+            content = _ESCAPED.sub(r"\1", content[1:-1])
+        if name is not None:
+            pieces.setdefault(name[1], []).append((int(name[2] or 0), name[3] is not None, content))
+    return first, {name: _joined(values) for name, values in pieces.items()}
+
+
+def _joined(values: list[tuple[int, bool, str]]) -> str:
+    """A parameter's value, put together as RFC 2231 asks; the extended form wins over the plain one."""
+    if any(extended for _, extended, _ in values):
+        values = [v for v in values if v[1] or v[0]]
+    values.sort(key=lambda v: v[0])
+    if not values[0][1]:
+        joined = "".join(content for _, _, content in values)
+        return decode(joined.encode("utf-8", "replace")) if "=?" in joined else joined
+    charset, _, rest = values[0][2].partition("'")
+    octets = b"".join(
+        unquote_to_bytes(content) if extended else content.encode("utf-8", "replace")
+        for extended, content in [(True, rest.partition("'")[2]), *[(e, c) for _, e, c in values[1:]]]
+    )
+    try:
+        return octets.decode(charset or "utf-8", "replace")
+    except (LookupError, ValueError):
+        return octets.decode("utf-8", "replace")
