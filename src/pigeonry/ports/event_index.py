@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["EventIndex", "IndexMark", "IndexPage", "IndexQuery", "Term"]
 
@@ -17,7 +17,8 @@ class Term(msgspec.Struct, frozen=True):
 
     Args:
         op: ``and``, ``or``, ``not`` over ``parts``; ``is`` compares ``field`` with ``value`` exactly, ignoring case;
-            ``has`` asks whether the field contains the value, ignoring case; ``lt`` and ``gt`` compare numbers.
+            ``has`` asks whether the field contains the value's words, one after another, beginning at the start of a
+            word and ignoring case; ``lt`` and ``gt`` compare numbers.
         field: ``event``, ``recipient``, ``recipients``, ``message-id``, ``from``, ``to``, ``subject``, ``tags``,
             ``severity``, ``size``, ``attachment``, ``list``, ``user-variables``.
     """
@@ -29,7 +30,11 @@ class Term(msgspec.Struct, frozen=True):
 
 
 class IndexMark(msgspec.Struct, frozen=True, order=True, array_like=True):
-    """A place in the order of events: time in microseconds since the Unix epoch, shard, seq."""
+    """A place in the order of events: time in microseconds since the Unix epoch, shard, seq.
+
+    The time is the event's, but rises with seq in every shard, and an event that is indexed late is placed after
+    the watermark: so nothing is ever inserted before what a page has shown.
+    """
 
     time_us: int
     shard: int
@@ -58,9 +63,16 @@ class IndexQuery(msgspec.Struct, frozen=True):
 
 
 class IndexPage(msgspec.Struct, frozen=True):
-    """What was found: marks and encoded events, in the asked order."""
+    """What was found: marks and encoded events, in the asked order.
+
+    Args:
+        items: What matched.
+        upto: How far was looked when the page is not full and there is more to look at (the time for one page was
+            up): go on ``after`` it. None when the page is full or the range is exhausted.
+    """
 
     items: tuple[tuple[IndexMark, bytes], ...]
+    upto: IndexMark | None = None
 
 
 class EventIndex(Protocol):
@@ -80,12 +92,27 @@ class EventIndex(Protocol):
         """
         ...
 
+    async def level(self, at: Mapping[int, float]) -> None:
+        """Say of shards that their logs had nothing beyond the cursor at a time (seconds since the Unix epoch).
+
+        This is what moves the watermark of a shard in which nothing happens. To be called at least every 500 ms.
+        """
+        ...
+
     async def search(self, query: IndexQuery) -> IndexPage:
-        """Find events over all shards of the node, merged by (time, shard, seq)."""
+        """Find events over all shards of the node, merged by (time, shard, seq).
+
+        Raises:
+            StoreBusy: The index cannot be read just now.
+        """
         ...
 
     async def watermark(self) -> float:
-        """Seconds since the Unix epoch up to which every shard's events are indexed."""
+        """Seconds since the Unix epoch up to which every shard's events are indexed.
+
+        No event will ever be placed at or before it, so what lies there may be shown. A shard whose owner gave no
+        sign for 10 s does not hold it back: what is still to come of it is placed later.
+        """
         ...
 
     async def wipe(self) -> None:

@@ -23,10 +23,10 @@ _PAGE: Final = 500  # changes fetched at once: 500 domains with two keys each ar
 
 
 class Follower:
-    """Calls ``apply`` with every change of a store, in order, each at least once.
+    """Calls ``apply`` with every change of a store, in order, each once.
 
     Args:
-        apply: Takes one change into the view; must not raise, and must not mind a change that it knows already.
+        apply: Takes one change into the view; must not raise.
         poll_s: Seconds between two looks.
     """
 
@@ -56,9 +56,10 @@ class Follower:
         try:
             while changes := await self._documents.changes(after=self._position, limit=_PAGE):
                 for change in changes:
-                    self._apply(change)
-                    # two of these may run at once: a change may be applied twice, never lost
-                    self._position = max(self._position, change.position)
+                    # two of these may run at once: what the other one took in is never put back to an older state
+                    if change.position > self._position:
+                        self._apply(change)
+                        self._position = change.position
                 if len(changes) < _PAGE:
                     break
         except Fault:

@@ -122,7 +122,7 @@ class DayFile:
                 self._accept(transition, group)  # type: ignore[arg-type]
             elif kind is Void:
                 self._write(group)
-                self.void(transition.message)  # type: ignore[union-attr]
+                self.void(transition.message)  # type: ignore[union-attr, arg-type]
             else:
                 group.event(transition.event)  # type: ignore[union-attr]
         self._write(group)

@@ -149,6 +149,11 @@ class SqliteStore:
         for lane in (self._read_lane, self._spool_lane, self._write_lane):
             lane.close()
 
+    def heed(self, last_words: bytes) -> None:
+        """Know the last words of a predecessor whose shards are not taken over yet."""
+        if last_words:
+            self._voids += [MessageKey(*key) for key in _LAST_WORDS.decode(last_words)]
+
     @property
     def broken(self) -> asyncio.Event:
         """Set when a sync failed: nothing is believed any more and the worker must end."""
