@@ -9,7 +9,7 @@ Trust: the peer may be anyone. While an answer is owed nothing more is read than
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
@@ -76,9 +76,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, or turn away."""
-        assert isinstance(transport, asyncio.Transport)
         door = self._door
-        self._transport = transport
+        transport = self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if peer else "127.0.0.1"
         self._client = client_of(self._address)
