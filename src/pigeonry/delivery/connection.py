@@ -113,6 +113,11 @@ class SmtpConnection(asyncio.Protocol):
         return self._client.capabilities
 
     @property
+    def stage(self) -> Stage:
+        """What the session waits for; DOT from the moment in which the final dot is written."""
+        return self._client.stage
+
+    @property
     def usable(self) -> bool:
         """Whether another message can be begun on it."""
         return self._client.idle and not self.ended

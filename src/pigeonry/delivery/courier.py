@@ -25,7 +25,7 @@ from pigeonry.delivery.opening import Opened, Opener, TlsDemand
 from pigeonry.delivery.preparing import Prepared, Preparing
 from pigeonry.domain.errors import Fault, NotFound
 from pigeonry.domain.message import DotSent, Message, MessageKey, Pending, Settle
-from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused
+from pigeonry.domain.outcome import Attempt, Deferred, InDoubt, Outcome, Refused
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.ports.environment import Clock
 from pigeonry.ports.queue_store import QueueStore
@@ -163,11 +163,7 @@ class Courier:
         started = parts.clock.monotonic()
         try:
             message, stored = await parts.content.get(pending.message)
-            if message.options.testmode:
-                outcome: Outcome = TEST_MODE
-            else:
-                octets = await parts.preparing.octets(pending, message, stored)
-                outcome = await self._deliver(pending, message, octets, started)
+            outcome = await self._outcome(pending, message, stored, started)
         except NotFound:
             parts.settling.forget(pending.message, pending.serial)
             return
@@ -200,6 +196,29 @@ class Courier:
             raise
 
     # One attempt
+
+    async def _outcome(self, pending: Pending, message: Message, stored: bytes, started: float) -> Outcome:
+        if message.options.testmode:
+            return TEST_MODE
+        try:
+            octets = await self._parts.preparing.octets(pending, message, stored)
+            return await self._deliver(pending, message, octets, started)
+        except (NotFound, Fault):
+            raise
+        except Exception as bug:  # noqa: BLE001  # a message that meets a bug of ours must harm no other
+            self._parts.log.error("attempt_failed", message=message.key.text(), exc_info=bug)
+            return self._after_a_bug(started)
+
+    def _after_a_bug(self, started: float) -> Outcome:
+        """What is known of an attempt that a bug of ours cut short: whether its final dot may have left."""
+        opened, self._opened = self._opened, None
+        attempt = Attempt(session_s=round(self._parts.clock.monotonic() - started, 6))
+        if opened is not None:
+            doubtful = opened.connection.stage is Stage.DOT
+            opened.connection.abort()
+            if doubtful:
+                return InDoubt(attempt, "An internal error hid the server's reply.")
+        return Deferred(attempt, 451, description="An internal error kept the message from being sent.")
 
     async def _deliver(self, pending: Pending, message: Message, octets: bytes, started: float) -> Outcome:
         """Attempt one recipient: on the connection at hand if it will do, else on a new one, host after host."""

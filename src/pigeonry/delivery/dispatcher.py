@@ -132,9 +132,11 @@ class Dispatcher:
                 self._look()
                 for lane in tuple(self._lanes.values()):
                     self._stir(lane)
-                await asyncio.Event().wait()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self._tasks = None
         finally:
-            self._tasks = None
             for lane in self._lanes.values():
                 lane.stop()
 
@@ -202,6 +204,8 @@ class Dispatcher:
     async def _serve(self, lane: Lane) -> None:
         try:
             await Courier(self._parts, lane).run()
+        except Exception as bug:  # noqa: BLE001  # one courier's bug must not stop the others
+            self._parts.log.error("courier_failed", site=lane.path.site, exc_info=bug)
         finally:
             lane.couriers -= 1
             self._couriers -= 1

@@ -1,0 +1,357 @@
+"""A stage for delivery: virtual time, servers that follow a script, a store that is a list."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from pigeonry.delivery.connection import Timeouts
+from pigeonry.delivery.dispatcher import Dispatcher
+from pigeonry.delivery.limits import DeliveryLimits
+from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.routing import MxRouter, Router
+from pigeonry.domain.event import EventMessage, MessageHeaders
+from pigeonry.domain.message import DotSent, Message, MessageKey, Pending, RecipientView, Settle
+from pigeonry.domain.message import RecipientState as State
+from pigeonry.domain.outcome import Outcome
+from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain, TlsPeer
+from pigeonry.queue.ready import ReadyQueues
+from pigeonry.testing.clock import VirtualClock
+from pigeonry.testing.dice import SeededDice
+from pigeonry.testing.loop import VirtualLoop
+from pigeonry.testing.network import FakeDialer
+
+OFFERS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 1000000")
+BODY = b"Subject: x\r\n\r\nhello\r\n.dotted\r\n"
+
+
+class Script(msgspec.Struct):
+    """What a server does. A reply of ``None`` is silence, ``CUT`` ends the connection instead of it."""
+
+    offers: tuple[str, ...] = OFFERS
+    replies: dict[str, bytes | None] = {}
+    refuse: bool = False
+    handshakes: list[bool | str] = []  # for each TLS handshake: whether it works, "unverified" for a bad certificate
+    messages_max: int = 10_000  # then the connection is closed after the reply
+
+
+CUT = b"CUT"
+
+
+class Server(asyncio.Protocol):
+    """The server's side of one connection, pipelining-safe, that does as its script says."""
+
+    def __init__(self, stage: Stage, script: Script) -> None:
+        self.stage = stage
+        self.script = script
+        self.buffer = b""
+        self.commands: list[bytes] = []
+        self.in_data = False
+        self.recipient = False
+        self.taken = 0
+        self.tls = False
+        self.lost = False
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.say("GREETING", b"220 ready")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while not self.lost:
+            if self.in_data:
+                end = 0 if self.buffer.startswith(b".\r\n") else self.buffer.find(b"\r\n.\r\n") + 2
+                if end == 1:
+                    return
+                content, self.buffer = self.buffer[:end], self.buffer[end + 3 :]
+                self.in_data = False
+                self.take(content)
+            elif b"\r\n" in self.buffer:
+                line, _, self.buffer = self.buffer.partition(b"\r\n")
+                self.commands.append(line)
+                self.obey(line.split(b" ", 1)[0].upper().decode())
+            else:
+                return
+
+    def obey(self, verb: str) -> None:
+        if verb == "EHLO":
+            offers = [offer for offer in self.script.offers if not (self.tls and offer == "STARTTLS")]
+            lines = [b"250-server.test", *[b"250-" + offer.encode() for offer in offers]]
+            self.say("EHLO", b"\r\n".join([*lines, b"250 HELP"]))
+        elif verb == "DATA":
+            reply = self.script.replies.get("DATA", b"354 go on" if self.recipient else b"503 5.5.1 no recipient")
+            self.in_data = bool(reply and reply.startswith(b"354"))
+            self.say("DATA", reply)
+        elif verb == "QUIT":
+            self.say("QUIT", b"221 bye")
+            if self.transport is not None:
+                self.transport.close()
+        else:
+            reply = self.script.replies.get(verb, b"220 go" if verb == "STARTTLS" else b"250 2.0.0 ok")
+            if verb == "RCPT":
+                self.recipient = bool(reply and reply.startswith(b"2"))
+            self.say(verb, reply)
+
+    def take(self, content: bytes) -> None:
+        """The final dot is here."""
+        if self.recipient and content:
+            self.stage.arrived.append(content)
+        self.taken += 1
+        self.say("DOT", b"250 2.0.0 taken")
+        if self.taken >= self.script.messages_max and self.transport is not None:
+            self.transport.close()
+
+    def say(self, stage: str, default: bytes | None) -> None:
+        reply = self.script.replies.get(stage, default)
+        assert self.transport is not None
+        if reply == CUT:
+            self.transport.close()
+            self.lost = True
+        elif reply is None:
+            self.lost = True  # silent from here on
+        else:
+            self.transport.write(reply + b"\r\n")
+
+
+class Dialer(FakeDialer):
+    """Whose TLS handshakes go as the script of the address says."""
+
+    async def start_tls(
+        self, transport: Any, protocol: Any, *, server_name: str, verify: bool, timeout_s: float
+    ) -> tuple[asyncio.Transport, TlsPeer]:
+        await asyncio.sleep(0.01)
+        server = transport.peer.get_protocol()
+        how = server.script.handshakes.pop(0) if server.script.handshakes else True
+        if how == "unverified" and verify:
+            transport.reset()
+            raise ssl.SSLCertVerificationError("self-signed")
+        if how is False:
+            transport.reset()
+            raise ssl.SSLError("no")
+        server.tls = True
+        return transport, TlsPeer("TLSv1.3", "X", verify)
+
+
+class Names:
+    """A resolver that is two tables."""
+
+    def __init__(self) -> None:
+        self.exchangers: dict[str, tuple[MailExchanger, ...] | type[Exception]] = {}
+        self.hosts: dict[str, tuple[str, ...] | type[Exception]] = {}
+        self.asked: list[str] = []
+
+    async def mx(self, domain: str) -> tuple[MailExchanger, ...]:
+        self.asked.append(domain)
+        return await self._found(self.exchangers, domain)
+
+    async def addresses(self, host: str) -> tuple[str, ...]:
+        return (host,) if host[0].isdigit() else await self._found(self.hosts, host)
+
+    async def txt(self, name: str) -> tuple[str, ...]:
+        raise NoSuchDomain(name)
+
+    async def _found(self, table: dict[str, Any], name: str) -> Any:
+        await asyncio.sleep(0.01)
+        found = table.get(name, NoSuchDomain)
+        if isinstance(found, tuple):
+            return found
+        assert issubclass(found, NoSuchDomain | DnsFailure)
+        raise found(name)
+
+
+class Store:
+    """Commits after a moment; ``faults`` are raised by the next ones."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.commits: list[DotSent] = []
+        self.faults: list[BaseException] = []
+        self.views: dict[int, RecipientView] = {}
+        self.hung = False
+
+    async def commit(self, transition: Any, *, deadline: float) -> None:
+        await asyncio.sleep(0.05)
+        if self.faults:
+            raise self.faults.pop(0)
+        self.commits.append(transition)
+        self.stage.trace.append("dot-sent")
+
+    async def recipient(self, pending: Pending) -> RecipientView | None:
+        return self.views.get(pending.serial)
+
+
+class Stage:
+    """Everything that a test of delivery needs; ``play`` runs it on virtual time."""
+
+    def __init__(self) -> None:
+        self.loop = VirtualLoop()
+        self.clock = VirtualClock(self.loop)
+        self.dice = SeededDice("delivery")
+        self.names = Names()
+        self.scripts: dict[str, Script] = {}
+        self.servers: list[Server] = []
+        self.arrived: list[bytes] = []
+        self.trace: list[str] = []
+        self.dialer = Dialer(self.loop, self, self.dice, spy=self.spy)
+        self.written: list[bytes] = []
+        self.store = Store(self)
+        self.ready = ReadyQueues()
+        self.outcomes: dict[int, Outcome] = {}
+        self.settled: list[int] = []
+        self.postponed: list[int] = []
+        self.forgotten: list[int] = []
+        self.messages: dict[int, tuple[Message, bytes]] = {}
+        self.paused = False
+        self.settle_s = 0.05
+        self.count = 0
+        self.router: Router = MxRouter(self.names, clock=self.clock, dice=self.dice)
+        self.signers: tuple[Any, ...] = ()
+        self.domains: dict[str, Any] = {}
+
+    # the network's side
+
+    def answer(self, address: str, port: int) -> asyncio.Protocol | None:
+        script = self.scripts.get(address)
+        if script is None or script.refuse:
+            return None
+        server = Server(self, script)
+        self.servers.append(server)
+        return server
+
+    def silent(self, address: str) -> bool:
+        return False
+
+    def handshake_fails(self, address: str) -> bool:
+        return False
+
+    def secured(self, server: asyncio.Protocol) -> None:
+        raise AssertionError
+
+    def spy(self, number: int, octets: bytes) -> None:
+        self.written.append(octets)
+        if octets in {b".\r\n", b"\r\n.\r\n"}:
+            self.trace.append("dot")
+
+    def site(self, domain: str = "to.test", address: str = "198.51.100.1", **script: Any) -> Script:
+        """A domain with one mail server."""
+        host = f"mx.{domain}"
+        self.names.exchangers[domain] = (MailExchanger(10, host),)
+        self.names.hosts[host] = (address,)
+        self.scripts[address] = Script(**script)
+        return self.scripts[address]
+
+    # the queue's side
+
+    async def get(self, key: MessageKey) -> tuple[Message, bytes]:
+        return self.messages[key.serial]
+
+    async def settle(self, settle: Settle, *, deadline: float) -> None:
+        await asyncio.sleep(self.settle_s)
+        self.settled.append(settle.pending.serial)
+
+    def postpone(self, pending: Pending, *, seconds: float) -> None:
+        self.postponed.append(pending.serial)
+
+    def forget(self, key: MessageKey, serial: int) -> None:
+        self.forgotten.append(serial)
+
+    def settlement(self, pending: Pending, message: Message, outcome: Outcome) -> Settle:
+        self.outcomes[pending.serial] = outcome
+        return Settle(pending, State.DELIVERED, b"")
+
+    def pending(self, address: str = "user@to.test", *, body: bytes = BODY, **more: Any) -> Pending:
+        """A recipient of a message of its own."""
+        self.count += 1
+        key = MessageKey(0, 1, self.count)
+        self.messages[self.count] = (
+            Message(
+                key=key,
+                account="acct",
+                domain="send.test",
+                reverse_path=more.pop("reverse_path", "bounce@send.test"),
+                summary=EventMessage(MessageHeaders("1@send.test"), len(body)),
+                accepted_at=0.0,
+                expires_at=1e12,
+                **more,
+            ),
+            body,
+        )
+        return Pending(key, self.count, 1, address, 0.0, "acct")
+
+    # delivery
+
+    def opener(self) -> Opener:
+        return Opener(
+            resolver=self.names, dialer=self.dialer, clock=self.clock, hostname="me.test", timeouts=Timeouts()
+        )
+
+    def dispatcher(self, **limits: Any) -> Dispatcher:
+        return Dispatcher(
+            ready=self.ready,
+            content=self,
+            scheduler=self,
+            store=self.store,  # type: ignore[arg-type]
+            router=self.router,
+            opener=self.opener(),
+            settlement=self.settlement,
+            signers=lambda _: self.signers,
+            domain=self.domains.get,
+            render=lambda stored, *, address, variables: stored + address.encode() + variables + b"\r\n",
+            clock=self.clock,
+            dice=self.dice,
+            log=structlog.get_logger(),
+            limits=DeliveryLimits(**limits),
+        )
+
+    def deliver(self, *pendings: Pending, seconds: float = 30.0, **limits: Any) -> None:
+        """Dispatch them all and let so much time pass."""
+
+        async def main() -> None:
+            dispatcher = self.dispatcher(**limits)
+            async with running(dispatcher):
+                for pending in pendings:
+                    dispatcher.dispatch(pending)
+                await asyncio.sleep(seconds)
+
+        self.play(main())
+
+    def play(self, main: Coroutine[Any, Any, None]) -> None:
+        self.loop.play(main)
+
+
+class running:  # noqa: N801
+    """A dispatcher that runs for as long as the block."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+
+    async def __aenter__(self) -> Dispatcher:
+        self.task = asyncio.ensure_future(self.dispatcher.run())
+        await asyncio.sleep(0)
+        return self.dispatcher
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.loop.close()
+
+
+@pytest.fixture
+def run_dispatcher() -> Callable[[Dispatcher], running]:
+    return running
