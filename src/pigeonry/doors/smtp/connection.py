@@ -1,352 +1,465 @@
-"""One SMTP connection: drives a ``protocol.smtp.server`` session on a transport.
+"""One connection: carries octets between a transport and a session, and acts on the session's events.
 
-A reply is written as soon as the session gives it; only a login, a message and a TLS handshake take a task. One timer
-stands for all that may take too long.
+Commands are answered where they are read; a task runs only for a message's commit, a login, and a TLS handshake. A
+text up to ``data.HELD_OCTETS_MAX`` is one ``bytes``, a larger one goes into a spool as it comes.
 
-Trust: the peer may be anyone. While an answer is owed nothing more is read than ``HELD_OCTETS_MAX``.
+Standards: RFC 5321 sections 3.8 (ending a session) and 4.5.3.2 (timeouts), RFC 3207 (STARTTLS).
+Trust: the peer may be anyone. Reading stops while more waits than may be held.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
-from pigeonry.domain.errors import PigeonryError
+from pigeonry.domain.errors import BadRequest, PigeonryError
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.doors.smtp.clients import client_of
+from pigeonry.doors.smtp.content import submission
+from pigeonry.doors.smtp.head import read_head
 from pigeonry.protocol.smtp.server import (
     CredentialsGiven,
-    Event,
     MailGiven,
     MessageGiven,
     SessionEnded,
     SmtpServer,
+    State,
     TextAbandoned,
     TextGiven,
     TlsAsked,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from pigeonry.domain.message import Body
+    from pigeonry.domain.submission import Submission
     from pigeonry.domain.tenant import Caller
+    from pigeonry.doors.smtp.content import Content
     from pigeonry.doors.smtp.listener import SmtpDoor
-    from pigeonry.doors.smtp.submission import Opened
     from pigeonry.ports.body_store import Spool
     from pigeonry.protocol.smtp.grammar import ReversePath
+    from pigeonry.protocol.smtp.server import Event
 
 __all__ = ["Connection"]
 
-HELD_OCTETS_MAX: Final = 262_144  # pipelined behind an answer that is owed
-WRITE_OCTETS_MAX: Final = 65_536  # replies that a client has not read; more, and nothing more is read from it
-IDLE: Final = Reply(421, "Nothing was said for too long", EnhancedStatus(4, 2))
-OVER: Final = Reply(421, "The connection lasted long enough, connect again", EnhancedStatus(4, 2))
-FAILED: Final = Reply(451, "The message could not be taken just now, try again", EnhancedStatus(3, 0))
-BAD_LOGIN: Final = Reply(535, "The login or the password is wrong", EnhancedStatus(7, 8))
-LATER: Final = Reply(454, "The login cannot be checked just now, try again", EnhancedStatus(7, 0))
+WAITING_OCTETS_MAX: Final = 65_536  # octets sent ahead of an answer; over it, reading stops
+LINGER_S: Final = 2.0  # seconds a peer gets to read why the session ended, before unread octets of its own reset it
+
+_log = structlog.get_logger()
+_ANSWER: Final = State.ANSWER
+_TIMED_OUT: Final = Reply(421, "Too long without a command", EnhancedStatus(4, 2))
+_OLD: Final = Reply(421, "The connection is old: connect again", EnhancedStatus(4, 2))
+_FULL: Final = Reply(421, "Too many connections", EnhancedStatus(3, 2))
+_TOO_MANY: Final = Reply(421, "Too many connections from your address", EnhancedStatus(7, 0))
+_DRAINING: Final = Reply(421, "The service is restarting, connect again", EnhancedStatus(3, 2))
+_BUSY: Final = Reply(451, "Busy: try again later", EnhancedStatus(3, 2))
+_FAULT: Final = Reply(451, "The message could not be taken: try again later", EnhancedStatus(3, 0))
+_WRONG_LOGIN: Final = Reply(535, "Authentication credentials invalid", EnhancedStatus(7, 8))
+_LOGIN_FAULT: Final = Reply(454, "Logins cannot be checked just now: try again later", EnhancedStatus(7, 0))
+_GUESSING: Final = Reply(421, "Too many failed logins from your address", EnhancedStatus(7, 0))
 
 
 class Connection(asyncio.Protocol):
-    """See the module. Made by ``SmtpDoor.protocol_factory``."""
+    """One connection.
+
+    Args:
+        door: What all connections share.
+        secure: Whether the transport is TLS from the first octet.
+    """
+
+    __slots__ = (
+        "_address",
+        "_body",
+        "_caller",
+        "_client",
+        "_content",
+        "_counted",
+        "_door",
+        "_eight_bit",
+        "_half_closed",
+        "_hello",
+        "_linger_until",
+        "_opened",
+        "_origin",
+        "_paused",
+        "_refusal",
+        "_session",
+        "_silent_since",
+        "_spool",
+        "_task",
+        "_transport",
+    )
 
     def __init__(self, door: SmtpDoor, *, secure: bool) -> None:
         self._door = door
-        self._secure = secure
+        self._session = SmtpServer(door.service, secure=secure, trusted=False)
         self._transport: asyncio.Transport | None = None
-        self._server: SmtpServer | None = None
-        self._loop = door.loop
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._made_at = self._active_at = 0.0
-        self._client = self._address = self._origin = ""
-        self._counted = False
+        self._address = self._client = self._origin = self._hello = ""
+        self._counted = self._paused = self._half_closed = False
         self._caller: Caller | None = None
-        self._reverse_path: ReversePath | None = None
         self._spool: Spool | None = None
-        self._opened: Opened | None = None
-        self._refusal: PigeonryError | None = None
+        self._content: Content | None = None
+        self._refusal: Reply | None = None
         self._eight_bit = False
+        self._body = 0
+        self._task: asyncio.Task[None] | None = None
+        self._opened = self._silent_since = door.now
+        self._linger_until = 0.0
 
-    @property
-    def client(self) -> str:
-        """What its peer is counted by."""
-        return self._client
-
-    # -- transport
+    # --- the transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet, or turn away."""
-        door = self._door
-        transport = self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        """Greet the peer, or turn it away."""
+        self._transport = cast("asyncio.Transport", transport)
+        door, session = self._door, self._session
         peer = transport.get_extra_info("peername")
-        self._address = peer[0] if peer else "127.0.0.1"
-        self._client = client_of(self._address)
-        trusted = door.clients.trusted(self._client)
-        refusal = door.enter(self, trusted=trusted)
-        if refusal is not None:
-            transport.write(refusal.octets())
-            transport.close()
-            return
-        if not trusted:
-            self._counted = True
-        server = self._server = SmtpServer(door.service, secure=self._secure, trusted=trusted)
-        server.greet()
-        transport.write(server.take_output())
-        self._made_at = self._active_at = self._loop.time()
-        self._timer = self._loop.call_later(door.config.idle_s, self._look)
+        self._address = address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
+        self._client = client = client_of(address)
+        session.trusted = trusted = door.clients.trusted(client)
+        door.connections.add(self)
+        door.counts.connections += 1
+        if door.draining:
+            self._turn_away(_DRAINING)
+        elif len(door.connections) > door.config.connections_max:
+            self._turn_away(_FULL)
+        elif not trusted and not door.clients.connect(client):
+            self._turn_away(_TOO_MANY)
+        else:
+            self._counted = not trusted
+            session.greet()
+            self._transport.write(session.take_output())
 
     def data_received(self, data: bytes) -> None:
-        """Feed the session."""
-        server = self._server
-        if server is None:
-            return
-        self._active_at = self._loop.time()
-        self._drive(server.receive(data))
-        if server.held > HELD_OCTETS_MAX and self._transport is not None:
+        """Feed the session and act on what comes of it."""
+        self._silent_since = self._door.now
+        session = self._session
+        event = session.receive(data)
+        if event is not None:
+            self._act(event)
+        if (output := session.take_output()) and self._transport is not None:
+            self._transport.write(output)
+        if session.held > WAITING_OCTETS_MAX and not self._paused and self._transport is not None:
+            self._paused = True
             self._transport.pause_reading()
 
+    def eof_received(self) -> bool:
+        """Keep a half-closed connection while an answer is owed: a peer may send all and then listen."""
+        self._half_closed = True
+        return self._session.state == _ANSWER and not self._session.secure
+
     def pause_writing(self) -> None:
-        """The client does not read its replies: read nothing more from it."""
+        """Read no more from a peer that does not read."""
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on."""
-        if self._transport is not None:
+        """Read again."""
+        if self._transport is not None and not self._paused:
             self._transport.resume_reading()
 
-    def connection_lost(self, _exc: Exception | None) -> None:
-        """Forget what did not become a message."""
+    def connection_lost(self, _reason: Exception | None) -> None:
+        """Forget an unfinished text; a commit that runs goes on, for nobody can tell the peer otherwise."""
         self._transport = None
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._server is not None:
-            self._door.leave(self)
-            if self._counted:
-                self._door.clients.disconnect(self._client)
+        if self not in self._door.connections:
+            return  # A failed handshake and the end of its transport both come here.
+        self._door.connections.remove(self)
         if self._task is None:
             self._forget_text()
+        if self._counted:
+            self._door.clients.disconnect(self._client)
+
+    # --- the door's side
 
     def drain(self) -> None:
         """End at the next command boundary."""
-        if self._server is not None and self._task is None:
-            self._drive(self._server.drain())
-        elif self._server is not None:
-            self._server.drain()
+        self._finish(self._session.drain())
 
     def abort(self) -> None:
-        """End now. A message whose commit is under way is voided by its cancelling."""
-        if self._task is not None:
-            self._task.cancel()
+        """Close at once."""
         if self._transport is not None:
             self._transport.abort()
 
-    # -- the session
+    def check_time(self, now: float) -> None:
+        """End what is silent, old, or lingering; ``now`` in monotonic seconds."""
+        config = self._door.config
+        if self._linger_until:
+            if now >= self._linger_until:
+                self.abort()
+        elif self._task is not None:
+            return
+        elif now - self._silent_since > config.idle_s:
+            self._finish(self._session.time_out(_TIMED_OUT))
+        elif now - self._opened > config.session_s:
+            self._finish(self._session.time_out(_OLD))
 
-    def _drive(self, event: Event | None) -> None:
-        server = self._server
-        assert server is not None
+    # --- events
+
+    def _finish(self, event: Event | None) -> None:
+        if event is not None:
+            self._act(event)
+        if (output := self._session.take_output()) and self._transport is not None:
+            self._transport.write(output)
+
+    def _act(self, event: Event | None) -> None:
+        session = self._session
         while event is not None:
             kind = type(event)
             if kind is MailGiven:
-                self._reverse_path = event.reverse_path  # type: ignore[union-attr]
-                refusal = self._door.mail_refusal()
-                event = server.accept() if refusal is None else server.refuse(refusal)
+                event = self._on_mail()
+            elif kind is MessageGiven:
+                event = self._on_message(cast("MessageGiven", event))
             elif kind is TextGiven:
-                self._take_text(event.octets)  # type: ignore[union-attr]
-                event = server.resume()
+                self._on_text(cast("TextGiven", event).octets)
+                event = session.resume()
             elif kind is TextAbandoned:
                 self._forget_text()
-                event = server.resume()
-            elif kind is SessionEnded:
-                self._flush()
-                if self._transport is not None:
-                    self._transport.close()
-                return
+                event = session.resume()
+            elif kind is CredentialsGiven:
+                event = self._on_credentials(cast("CredentialsGiven", event))
+            elif kind is TlsAsked:
+                event = self._on_tls()
             else:
-                self._flush()
-                self._start(event)
+                self._on_end(quit_=cast("SessionEnded", event).quit)
                 return
-        self._flush()
 
-    def _start(self, event: Event) -> None:
-        if isinstance(event, MessageGiven):
-            work = self._message(event)
-        elif isinstance(event, CredentialsGiven):
-            work = self._login(event)
-        else:
-            assert isinstance(event, TlsAsked)
-            work = self._start_tls()
-        self._task = self._door.start(work)
-        self._task.add_done_callback(self._ended)
+    def _on_mail(self) -> Event | None:
+        door = self._door
+        if door.octets_in_flight > door.config.octets_in_flight_max or door.reason_to_shed() is not None:
+            door.counts.shed += 1
+            return self._session.refuse(_BUSY)
+        return self._session.accept()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if self._task is task:
-            self._task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            structlog.get_logger().error("smtp_session_failed", exc_info=error)
-            if self._transport is not None:
-                self._transport.abort()
-
-    def _go_on(self, event: Event | None) -> None:
-        """After an answer: nothing is owed any more."""
-        self._task = None
-        self._active_at = self._loop.time()
-        transport = self._transport
-        if transport is None:
-            return
-        self._drive(event)
-        if self._task is None and not transport.is_closing():
-            transport.resume_reading()
-
-    def _flush(self) -> None:
-        assert self._server is not None
-        output = self._server.take_output()
-        if output and self._transport is not None:
-            self._transport.write(output)
-
-    def _look(self) -> None:
-        """The timer: idle for too long, or connected for too long."""
-        assert self._server is not None
-        now, config = self._loop.time(), self._door.config
-        quiet = now - self._active_at
-        if self._task is None and quiet >= config.idle_s:
-            self._drive(self._server.time_out(IDLE))
-        elif self._task is None and now - self._made_at >= config.session_s:
-            self._drive(self._server.time_out(OVER))
-        if self._transport is not None and not self._transport.is_closing():
-            self._timer = self._loop.call_later(max(config.idle_s - quiet, 1.0), self._look)
-
-    # -- text
-
-    def _take_text(self, octets: bytes) -> None:
-        """A piece of a text too large for memory. What goes wrong is said when it has ended."""
+    def _on_text(self, octets: bytes) -> None:
+        """Spool a piece of a large text, the head in front rewritten; what is wrong is said at its end."""
         if self._refusal is not None:
             return
         try:
             if self._spool is None:
-                self._spool = self._door.spool()
-                self._opened = self._open(octets)
-                self._spool.write(self._opened.octets)
+                self._content = content = self._read(octets, self._session.reverse_path)
+                self._spool = spool = self._door.spool()
+                spool.write(content.head)
+                spool.write(memoryview(octets)[content.skip :])
             else:
                 self._spool.write(octets)
         except PigeonryError as error:
-            self._refusal = error
-        else:
-            self._eight_bit = self._eight_bit or not octets.isascii()
-
-    def _open(self, octets: bytes) -> Opened:
-        server, door = self._server, self._door
-        assert server is not None
-        assert self._reverse_path is not None
-        if not self._origin:
-            self._origin = door.trace.origin(
-                hello=server.hello,
-                address=self._address,
-                extended=server.extended,
-                secure=server.secure,
-                authenticated=server.authenticated,
-            )
-        domain = door.builder.payer(self._reverse_path, None, self._caller)[1]
-        return door.builder.open(octets, origin=self._origin, domain=domain)
-
-    def _forget_text(self) -> None:
-        if self._spool is not None:
-            self._spool.discard()
-        self._spool = self._opened = self._refusal = None
-        self._eight_bit = False
-
-    # -- what takes a while
-
-    async def _message(self, event: MessageGiven) -> None:
-        server, door = self._server, self._door
-        assert server is not None
-        octets = event.length
-        door.octets_in_flight += octets
-        try:
-            key = await self._submit(event)
-        except PigeonryError as error:
             self._forget_text()
-            self._go_on(server.refuse(error.reply()))
-        except asyncio.CancelledError:
-            self._forget_text()
-            raise
-        except Exception:  # noqa: BLE001  # a fault of ours must not look like one of the message's
-            structlog.get_logger().exception("smtp_message_failed")
-            self._forget_text()
-            self._go_on(server.refuse(FAILED))
-        else:
-            self._spool = self._opened = None
+            self._refusal = _after_data(error)
+        self._eight_bit = self._eight_bit or not octets.isascii()
+
+    def _on_message(self, event: MessageGiven) -> Event | None:
+        octets = event.octets
+        if self._content is not None or self._refusal is not None:
+            self._on_text(octets)
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
             self._eight_bit = False
-            self._go_on(server.accept(b"250 2.0.0 Great success id=%b\r\n" % key.encode("ascii")))
-        finally:
-            door.octets_in_flight -= octets
+            self._door.counts.refused += 1
+            return self._session.refuse(refusal)
+        if self._spool is not None and self._content is not None:
+            spool, content = self._spool, self._content
+            self._spool = self._content = None
+            self._start(self._commit_spool(event, content, spool))
+            return None
+        try:
+            content = self._read(octets, event.reverse_path)
+        except PigeonryError as error:
+            self._door.counts.refused += 1
+            return self._session.refuse(_after_data(error))
+        body = content.head + octets[content.skip :]
+        made = self._submission(event, content, body, length=len(body), eight_bit=not body.isascii())
+        self._body = len(body)
+        self._door.octets_in_flight += self._body
+        self._start(self._commit(made))
+        return None
 
-    async def _submit(self, event: MessageGiven) -> str:
+    def _on_credentials(self, event: CredentialsGiven) -> Event | None:
         door = self._door
-        deadline = door.clock.monotonic() + door.config.accept_s
-        if self._refusal is not None:
-            raise self._refusal
-        spool, opened = self._spool, self._opened
-        if spool is None or opened is None:
-            opened = self._open(event.octets)
-            body, length = opened.octets, len(opened.octets)
-            eight_bit = not body.isascii()
-            finished: object = body
-        else:
-            spool.write(event.octets)
-            eight_bit = self._eight_bit or not event.octets.isascii()
+        if not door.clients.may_log_in(self._client, now=door.now):
+            return self._session.refuse(_GUESSING)
+        self._start(self._log_in(event.login, event.password))
+        return None
+
+    def _on_tls(self) -> Event | None:
+        assert self._transport is not None
+        # Not one octet of the handshake may come here.
+        self._transport.pause_reading()
+        self._transport.write(self._session.take_output())
+        self._start(self._start_tls())
+        return None
+
+    def _on_end(self, *, quit_: bool) -> None:
+        self._forget_text()
+        transport = self._transport
+        if transport is None:
+            return
+        transport.write(self._session.take_output())
+        if quit_ or self._session.secure or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self._linger_until = self._door.now + LINGER_S
+
+    # --- what takes time
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = task = asyncio.get_running_loop().create_task(work)
+        self._door.tasks.add(task)
+
+    async def _commit(self, made: Submission) -> None:
+        door = self._door
+        try:
+            reply = await self._accepted(made)
+        finally:
+            door.octets_in_flight -= self._body
+            self._done()
+        self._answer(reply)
+
+    async def _commit_spool(self, event: MessageGiven, content: Content, spool: Spool) -> None:
+        reply: Reply | bytes = _FAULT
+        eight_bit, self._eight_bit = self._eight_bit, False
+        try:
             length = spool.length
-            finished = await spool.finish()
-        submission = door.builder.build(
-            opened,
-            body=finished,  # type: ignore[arg-type]
+            body = await spool.finish()
+            reply = await self._accepted(self._submission(event, content, body, length=length, eight_bit=eight_bit))
+        except PigeonryError as error:
+            reply = _after_data(error)
+        finally:
+            if not isinstance(reply, bytes):
+                spool.discard()
+            self._done()
+        self._answer(reply)
+
+    async def _accepted(self, made: Submission) -> Reply | bytes:
+        """Hand over; the positive reply in octets, or the reason against it."""
+        door = self._door
+        try:
+            key = await door.accept(made, deadline=door.clock.monotonic() + door.config.accept_s)
+        except PigeonryError as error:
+            door.counts.refused += 1
+            return _after_data(error)
+        except Exception:  # noqa: BLE001 - logged, and answered 451
+            # A fault of ours must cost this message only, and say so where we look.
+            _log.exception("smtp_accept_failed")
+            door.counts.faults += 1
+            return _FAULT
+        door.counts.accepted += 1
+        return b"250 2.0.0 Great success %b\r\n" % key.text().encode("ascii")
+
+    async def _log_in(self, login: str, password: str) -> None:
+        door = self._door
+        reply: Reply | None = None
+        try:
+            caller = await door.login(login, password)
+            if caller is None:
+                door.counts.failed_logins += 1
+                await door.clock.sleep(door.clients.failed_login(self._client, now=door.clock.monotonic()))
+                reply = _WRONG_LOGIN
+        except PigeonryError:
+            reply = _LOGIN_FAULT
+        except Exception:  # noqa: BLE001 - logged, and answered 454
+            _log.exception("smtp_login_failed")
+            door.counts.faults += 1
+            reply = _LOGIN_FAULT
+        finally:
+            self._done()
+        if reply is None:
+            self._caller, self._origin = caller, ""
+        self._answer(b"" if reply is None else reply)
+
+    async def _start_tls(self) -> None:
+        door, plain = self._door, self._transport
+        assert plain is not None
+        assert door.tls is not None
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                plain, self, door.tls, server_side=True, ssl_handshake_timeout=door.config.handshake_s
+            )
+        except OSError:
+            # The peer's doing (ssl.SSLError and timeouts are OSErrors): there is nobody left to tell.
+            transport = None
+        finally:
+            self._done()
+        if transport is None:
+            plain.abort()
+            self.connection_lost(None)
+            return
+        self._transport = transport
+        self._caller, self._origin = None, ""
+        self._session.secured()
+        if door.draining:
+            self.drain()
+
+    def _done(self) -> None:
+        if self._task is not None:
+            self._door.tasks.discard(self._task)
+            self._task = None
+
+    def _answer(self, reply: Reply | bytes) -> None:
+        """Tell the peer, and go on with what it sent meanwhile."""
+        transport, session = self._transport, self._session
+        if transport is None:
+            return
+        self._silent_since = self._door.now
+        event = session.accept(reply) if isinstance(reply, bytes) else session.refuse(reply)
+        if event is not None:
+            self._act(event)
+        if output := session.take_output():
+            transport.write(output)
+        if self._paused and session.held <= WAITING_OCTETS_MAX:
+            self._paused = False
+            transport.resume_reading()
+        if self._half_closed and session.state != _ANSWER:
+            transport.close()
+
+    # --- text
+
+    def _read(self, octets: bytes, reverse_path: ReversePath) -> Content:
+        door, session = self._door, self._session
+        if not self._origin or self._hello is not session.hello:
+            self._hello = session.hello
+            self._origin = door.trace.origin(
+                hello=session.hello,
+                address=self._address,
+                extended=session.extended,
+                secure=session.secure,
+                authenticated=session.authenticated,
+            )
+        head = read_head(octets)
+        return door.reader.read(
+            head, octets, reverse_path, caller=self._caller, origin=self._origin, now=door.clock.now()
+        )
+
+    def _submission(
+        self, event: MessageGiven, content: Content, body: Body, *, length: int, eight_bit: bool
+    ) -> Submission:
+        return submission(
+            content,
+            body,
             length=length,
+            eight_bit=eight_bit,
             reverse_path=event.reverse_path,
             forward_paths=event.forward_paths,
             caller=self._caller,
             address=self._address,
-            eight_bit=eight_bit,
         )
-        return (await door.accept(submission, deadline=deadline)).text()
 
-    async def _login(self, event: CredentialsGiven) -> None:
-        server, door = self._server, self._door
-        assert server is not None
-        now = door.clock.monotonic()
-        if not door.clients.may_log_in(self._client, now=now):
-            self._go_on(server.refuse(Reply(421, "Too many failed logins", EnhancedStatus(7, 0))))
-            return
-        try:
-            caller = await door.login(event.login, event.password)
-        except PigeonryError:
-            self._go_on(server.refuse(LATER))
-            return
-        if caller is None:
-            await door.clock.sleep(door.clients.failed_login(self._client, now=now))
-            self._go_on(server.refuse(BAD_LOGIN))
-            return
-        self._caller = caller
-        self._origin = ""
-        self._go_on(server.accept())
+    def _forget_text(self) -> None:
+        spool, self._spool = self._spool, None
+        self._content = self._refusal = None
+        self._eight_bit = False
+        if spool is not None:
+            spool.discard()
 
-    async def _start_tls(self) -> None:
-        server, door, transport = self._server, self._door, self._transport
-        assert server is not None
-        assert door.tls is not None
-        if transport is None:
-            return
-        try:
-            encrypted = await self._loop.start_tls(
-                transport, self, door.tls, server_side=True, ssl_handshake_timeout=door.config.handshake_s
-            )
-        except (OSError, ConnectionError):
-            transport.abort()
-            return
-        if encrypted is None:
-            return
-        self._transport = encrypted
-        self._origin = ""
-        server.secured()
-        self._task = None
-        self._active_at = self._loop.time()
+    def _turn_away(self, reply: Reply) -> None:
+        self._door.counts.turned_away += 1
+        self._finish(self._session.time_out(reply))
+
+
+def _after_data(error: PigeonryError) -> Reply:
+    """An error as the answer to a message: a fault in its text is 554 5.6.0, not one in a command's argument."""
+    if isinstance(error, BadRequest):
+        return Reply(554, error.text, EnhancedStatus(6, 0))
+    return error.reply()

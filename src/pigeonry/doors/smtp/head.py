@@ -77,27 +77,25 @@ def read_head(text: bytes) -> Head:
         HeadRefused: It is too large, or the message went through too many servers.
     """
     length = headers.head_length(text)
-    if length > HEAD_OCTETS_MAX:
-        length = text.rfind(b"\r\n", 0, HEAD_OCTETS_MAX) + 2
-    octets = text[:length]
+    octets = text[: min(length, HEAD_OCTETS_MAX)]
     values: dict[bytes, bytes] = {}
     controlled = False
     received = start = 0
     name = b""
     for line in octets.split(b"\r\n"):
         if line[:1] in (b" ", b"\t"):
-            if name in values and name in _WANTED:
-                values[name] += b"\r\n" + line
-            elif not start:
+            if not start:
                 break
+            if name in _WANTED:
+                values[name] += b"\r\n" + line
         elif line:
-            name, _, value = line.partition(b":")
-            name = name.rstrip(b" \t").lower()
+            colon = line.find(b":")
+            name = line[: max(colon, 0)].rstrip(b" \t").lower()
             if name in _WANTED:
                 if name in values:
                     name = b""
                 else:
-                    values[name] = value
+                    values[name] = line[colon + 1 :]
             elif name == b"received":
                 received += 1
             elif not _FIELD.match(line):
@@ -106,9 +104,9 @@ def read_head(text: bytes) -> Head:
                 controlled = True
         start += len(line) + 2
     else:
+        if length > HEAD_OCTETS_MAX:
+            raise HeadRefused(554, EnhancedStatus(6, 0), "The header section is larger than 128 KiB")
         start = length
-    if start >= HEAD_OCTETS_MAX - 2:
-        raise HeadRefused(554, EnhancedStatus(6, 0), "The header section is larger than 128 KiB")
     if received >= RECEIVED_MAX:
         raise HeadRefused(554, EnhancedStatus(4, 6), "Too many hops: the message goes in circles")
     return Head(octets[:start], values, controlled=controlled)

@@ -1,20 +1,29 @@
-"""The SMTP door of one worker: what its sessions share, and how they end."""
+"""The SMTP door: what all connections of one worker share, and their common end.
+
+Wiring gives ``protocol_factory(tls=...)`` to its servers, runs ``run`` beside them, and calls ``drain`` or ``stop`` to
+end. One sweep a second looks after the time of all connections: a timer for each would cost more than a command.
+
+Trust: connections are bounded in number, in all and by client; messages in flight are bounded in octets.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from pigeonry.domain.reply import EnhancedStatus, Reply
+import msgspec
+
+from pigeonry.compose.identity import IdentitySource
 from pigeonry.doors.smtp.clients import Clients
 from pigeonry.doors.smtp.connection import Connection
-from pigeonry.doors.smtp.submission import SubmissionBuilder
+from pigeonry.doors.smtp.content import Reader
 from pigeonry.doors.smtp.trace import Trace
 from pigeonry.protocol.smtp.service import Service
 
 if TYPE_CHECKING:
+    import asyncio
+    import ssl
+    from collections.abc import Awaitable, Callable
+
     from pigeonry.domain.message import MessageKey
     from pigeonry.domain.submission import Submission
     from pigeonry.domain.tenant import Caller, SendingDomain
@@ -22,40 +31,63 @@ if TYPE_CHECKING:
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.environment import Clock, IdSource
 
-__all__ = ["SmtpDoor"]
+__all__ = ["Accept", "Counts", "SmtpDoor"]
 
-DRAINING: Final = Reply(421, "Closing: the service is restarting, connect again", EnhancedStatus(3, 2))
-FULL: Final = Reply(421, "Too many connections, try again later", EnhancedStatus(3, 2))
-FULL_FOR_CLIENT: Final = Reply(421, "Too many connections from your address", EnhancedStatus(7, 0))
-BUSY: Final = Reply(451, "The server has too much to do, try again later", EnhancedStatus(3, 2))
-DRAIN_GRAIN_S: Final = 0.05  # how often a draining door looks whether its sessions have ended
+SWEEP_S: Final = 1.0  # between two looks at the time of all connections
+DRAIN_S_MAX: Final = 60.0  # for clients in the middle of a text; then they are cut, and nothing was acknowledged
+DRAIN_STEP_S: Final = 0.05
 
 
-class Accepting(Protocol):
-    """What ``queue.intake.Intake.accept`` does."""
+class Accept(Protocol):
+    """Takes a submission in, as ``queue.intake.Intake.accept`` does."""
 
-    async def __call__(self, submission: Submission, *, deadline: float) -> MessageKey:
-        """Make it durable."""
+    async def __call__(self, submission: Submission, /, *, deadline: float) -> MessageKey:
+        """Make it durable; raises ``PigeonryError`` when it cannot, by ``deadline`` in monotonic time."""
         ...
 
 
-class SmtpDoor:
-    """See the package.
+class Counts(msgspec.Struct):
+    """What the door has done since it was made, for metrics.
 
     Args:
-        accept: Makes a submission durable.
-        login: Whose login and password these are, None for nobody's.
-        domains: A sending domain by name, from memory.
+        turned_away: Connections answered 421 at the greeting.
+        shed: MAIL answered 451 for load.
+        refused: Messages refused after their text.
+        faults: Answers 4yz for exceptions of ours.
+    """
+
+    connections: int = 0
+    turned_away: int = 0
+    accepted: int = 0
+    refused: int = 0
+    shed: int = 0
+    failed_logins: int = 0
+    faults: int = 0
+
+
+class SmtpDoor:
+    """Mail in by SMTP.
+
+    Args:
+        config: Settings and bounds.
+        accept: Takes a message in, durable when it returns.
+        login: Whose login and password these are; None for nobody's.
+        domains: The sending domain of that name, from memory; None when it is none of ours.
         spool: Starts receiving a large body.
-        reason_to_shed: Why new mail should be refused just now, None when it should not.
-        tls: Context for STARTTLS and implicit TLS; None offers neither.
+        clock: Time.
+        ids: Random octets.
+        reason_to_shed: Why to refuse just now, or None; asked at each MAIL, so without I/O.
+        tls: The context of all doors; None offers no STARTTLS.
+
+    Raises:
+        ValueError: ``trusted_networks`` is malformed or everybody.
     """
 
     def __init__(
         self,
         config: SmtpDoorConfig,
         *,
-        accept: Accepting,
+        accept: Accept,
         login: Callable[[str, str], Awaitable[Caller | None]],
         domains: Callable[[str], SendingDomain | None],
         spool: Callable[[], Spool],
@@ -69,9 +101,8 @@ class SmtpDoor:
         self.login = login
         self.spool = spool
         self.clock = clock
+        self.reason_to_shed = reason_to_shed
         self.tls = tls
-        self.octets_in_flight = 0
-        self.clients = Clients(config.trusted_networks, connections_max=config.connections_per_client_max)
         self.service = Service(
             hostname=config.hostname,
             limits=config.limits,
@@ -79,78 +110,59 @@ class SmtpDoor:
             auth=True,
             plain_auth=config.allow_plain_auth,
         )
+        self.clients = Clients(config.trusted_networks, connections_max=config.connections_per_client_max)
         self.trace = Trace(hostname=config.hostname, clock=clock, ids=ids)
-        self.builder = SubmissionBuilder(
+        self.reader = Reader(
             domains=domains,
             relay_account=config.relay_account,
             hostname=config.hostname,
             trace=self.trace,
-            clock=clock,
-            ids=ids,
+            identities=IdentitySource(hostname=config.hostname, clock=clock, ids=ids),
         )
-        self._reason_to_shed = reason_to_shed
-        self._connections: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self.counts = Counts()
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.octets_in_flight = 0
+        self.draining = False
+        self.now = clock.monotonic()  # as of the last sweep: near enough for timeouts, and free
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop its connections live on."""
-        return asyncio.get_running_loop()
+    def protocol_factory(self, *, tls: bool) -> Callable[[], Connection]:
+        """What a server makes its protocols with.
 
-    @property
-    def connections(self) -> int:
-        """How many there are now."""
-        return len(self._connections)
+        Args:
+            tls: Whether the server's transports are TLS from the first octet.
+        """
+        return lambda: Connection(self, secure=tls)
 
-    def protocol_factory(self) -> asyncio.Protocol:
-        """A session that begins in plain text."""
-        return Connection(self, secure=False)
-
-    def tls_protocol_factory(self) -> asyncio.Protocol:
-        """A session inside TLS."""
-        return Connection(self, secure=True)
+    async def run(self) -> None:
+        """Keep the time of all connections until cancelled."""
+        while True:
+            await self.clock.sleep(SWEEP_S)
+            self._sweep()
 
     async def drain(self) -> None:
-        """Take no more mail: 421 4.3.2 at each session's next command boundary. Returns when all have ended."""
-        self._draining = True
-        for connection in list(self._connections):
+        """End politely: 421 for new connections and, at its next command boundary, for each that stands.
+
+        Returns once all are gone and all that was handed over is answered; after a minute the rest is cut.
+        """
+        self.draining = True
+        until = self.clock.monotonic() + DRAIN_S_MAX
+        for connection in tuple(self.connections):
             connection.drain()
-        while self._connections or self._tasks:
-            await self.clock.sleep(DRAIN_GRAIN_S)
+        while self.connections or self.tasks:
+            await self.clock.sleep(DRAIN_STEP_S)
+            self._sweep()
+            if self.now >= until:
+                self.stop()
+                return
 
     def stop(self) -> None:
-        """End every session at once."""
-        self._draining = True
-        for connection in list(self._connections):
+        """Close all connections at once. What was handed over goes on, unacknowledged."""
+        self.draining = True
+        for connection in tuple(self.connections):
             connection.abort()
 
-    # -- for connections
-
-    def enter(self, connection: Connection, *, trusted: bool) -> Reply | None:
-        """Count a new connection; why it is turned away, None when it is not."""
-        if self._draining:
-            return DRAINING
-        if len(self._connections) >= self.config.connections_max:
-            return FULL
-        if not trusted and not self.clients.connect(connection.client):
-            return FULL_FOR_CLIENT
-        self._connections.add(connection)
-        return None
-
-    def leave(self, connection: Connection) -> None:
-        """Uncount it."""
-        self._connections.discard(connection)
-
-    def mail_refusal(self) -> Reply | None:
-        """Why no transaction should begin just now."""
-        if self.octets_in_flight > self.config.octets_in_flight_max or self._reason_to_shed() is not None:
-            return BUSY
-        return None
-
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run what a session waits for; the door owns the task."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _sweep(self) -> None:
+        self.now = now = self.clock.monotonic()
+        for connection in tuple(self.connections):
+            connection.check_time(now)

@@ -66,8 +66,13 @@ class TextReceiver:
         if not held:
             if octets.startswith(b".\r\n", at):
                 return at + 3
-            end = octets.find(_END, at)
-            if end >= 0:
+            end = octets.find(b"\r\n.", at)
+            if end >= 0 and octets.startswith(b"\r\n", end + 3):
+                # The first line with a dot in front is the last: nothing is stuffed, and one search found both out.
+                self._rest = octets[at : end + 2]
+                self._stuffed = octets.startswith(b".", at)
+                return end + 5
+            if end >= 0 and (end := octets.find(_END, end)) >= 0:
                 self._rest = octets[at : end + 2]
                 return end + 5
             self._held = bytearray(memoryview(octets)[at:])

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from pigeonry.domain.address import parse_mailbox
+from pigeonry.domain.address import LOCAL_PART_OCTETS_MAX, parse_mailbox
 from pigeonry.domain.errors import BadAddress
 from pigeonry.domain.reply import EnhancedStatus, Reply
 
@@ -43,6 +43,12 @@ CREDENTIAL_OCTETS_MAX: Final = 255  # RFC 4616 section 2 allows as much for each
 _PATH: Final = rb'<((?:[^<>"\\\s\x00-\x1f\x7f]|"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*+")*+)>(?: +([^\r\n\x00]*))?'
 _MAIL: Final = re.compile(rb"(?i:FROM): *" + _PATH)
 _RCPT: Final = re.compile(rb"(?i:TO): *" + _PATH)
+_ATEXT: Final = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*+"
+_LABEL: Final = rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# The form that nearly every path has: matched in one go, it needs no further check but its length.
+_COMMON: Final = rb"<(" + _ATEXT + rb"@" + _LABEL + rb"(?:\." + _LABEL + rb")*+)>"
+_COMMON_MAIL: Final = re.compile(rb"(?i:FROM):" + _COMMON)
+_COMMON_RCPT: Final = re.compile(rb"(?i:TO):" + _COMMON)
 _SOURCE_ROUTE: Final = re.compile(r"@[^:,@]+(?:,@[^:,@]+)*:")
 _HELLO: Final = re.compile(rb"[\x21-\x7e]{1,255}")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
@@ -116,6 +122,8 @@ def parse_mail(argument: bytes) -> ReversePath:
     Raises:
         CommandError: 501 for syntax, 553 for an address, 555 for a parameter we do not know.
     """
+    if len(argument) <= LOCAL_PART_OCTETS_MAX and (common := _COMMON_MAIL.fullmatch(argument)):
+        return ReversePath(common[1].decode("ascii"))
     match = _MAIL.fullmatch(argument)
     if match is None:
         raise CommandError(501, _SYNTAX, "Syntax: MAIL FROM:<address>")
@@ -131,6 +139,8 @@ def parse_rcpt(argument: bytes, *, smtputf8: bool) -> ForwardPath:
     Raises:
         CommandError: 501 for syntax, 553 for an address, 555 for a parameter we do not know.
     """
+    if len(argument) <= LOCAL_PART_OCTETS_MAX and (common := _COMMON_RCPT.fullmatch(argument)):
+        return ForwardPath(common[1].decode("ascii"))
     match = _RCPT.fullmatch(argument)
     if match is None:
         raise CommandError(501, _SYNTAX, "Syntax: RCPT TO:<address>")

@@ -26,6 +26,7 @@ longest line, the recipients, and one read; replies never repeat its octets.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -74,12 +75,13 @@ __all__ = [
     "TlsAsked",
 ]
 
-COMMAND_LINE_OCTETS_MAX: Final = 512  # RFC 5321 section 4.5.3.1.4, with its CRLF
+LINE_OCTETS_MAX: Final = 512  # RFC 5321 section 4.5.3.1.4, with its CRLF
 MAIL_LINE_OCTETS_MAX: Final = 512 + 26 + 17 + 10 + 107 + 500  # SIZE, BODY, SMTPUTF8, DSN, AUTH: what each RFC adds
 RCPT_LINE_OCTETS_MAX: Final = 512 + 10 + 528  # RFC 6531 section 3.4 and RFC 3461 section 4 (NOTIFY, ORCPT)
 AUTH_LINE_OCTETS_MAX: Final = 12_288  # RFC 4954 section 4
 
 _LINE_MAX: Final = {b"MAIL": MAIL_LINE_OCTETS_MAX, b"RCPT": RCPT_LINE_OCTETS_MAX, b"AUTH": AUTH_LINE_OCTETS_MAX}
+_ALONE: Final = re.compile(rb"[\r\n\x00]")  # what no line may hold
 _OTHER_PROTOCOLS: Final = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH"})
 
 
@@ -99,6 +101,19 @@ class State(IntEnum):
     TLS = 9
     ENDED = 10
 
+
+# Members by names of the module: an attribute of an enum class costs Python 3.11 a call each time.
+_CONNECTED: Final = State.CONNECTED
+_GREETED: Final = State.GREETED
+_MAIL: Final = State.MAIL
+_RCPT: Final = State.RCPT
+_CHUNKS: Final = State.CHUNKS
+_CHALLENGE: Final = State.CHALLENGE
+_DATA: Final = State.DATA
+_CHUNK: Final = State.CHUNK
+_ANSWER: Final = State.ANSWER
+_TLS: Final = State.TLS
+_ENDED: Final = State.ENDED
 
 _AT_ANY_TIME: Final = frozenset({State.CONNECTED, State.GREETED, State.MAIL, State.RCPT, State.CHUNKS})
 
@@ -171,7 +186,7 @@ class SmtpServer:
         self.authenticated = False
         self.hello = ""
         self.extended = False
-        self.state = State.CONNECTED
+        self.state = _CONNECTED
         self._input = b""
         self._at = 0
         self._output: list[bytes] = []
@@ -182,7 +197,7 @@ class SmtpServer:
         self._chunk_left = 0
         self._chunk_last = self._chunks_refused = False
         self._chunk_refusal: Reply | None = None
-        self._chunk_state = State.CONNECTED
+        self._chunk_state = _CONNECTED
         self._mechanism = b""
         self._login = b""
         self._errors = self._idle_commands = self._excess_recipients = self._logins = self._transactions = 0
@@ -191,6 +206,12 @@ class SmtpServer:
     def held(self) -> int:
         """Octets that wait until the driver answers: it should stop reading when they are many."""
         return len(self._input) - self._at
+
+    @property
+    def reverse_path(self) -> ReversePath:
+        """What MAIL said, while a transaction is open."""
+        assert self._reverse_path is not None, "there is no transaction"
+        return self._reverse_path
 
     def take_output(self) -> bytes:
         """What is to be written now."""
@@ -210,12 +231,15 @@ class SmtpServer:
 
     def receive(self, octets: bytes) -> Event | None:
         """Take octets from the client; the next event, or None when there is none yet."""
-        if self._at < len(self._input):
+        if self._input:
             octets = self._input[self._at :] + octets
+        elif self.state <= _CHUNKS and LINE_OCTETS_MAX >= len(octets) == octets.find(b"\r\n") + 2 > 1:
+            # One command, whole, as clients without PIPELINING send them: nothing to hold, nothing to loop over.
+            return self._read_line(octets[:-2])
         self._input, self._at = octets, 0
-        if self.state >= State.TLS:
+        if self.state >= _TLS:
             # Plain octets where TLS should begin, or after the end: nobody may rely on them.
-            ended = self.state == State.ENDED
+            ended = self.state == _ENDED
             self._drop_input()
             return None if ended else self._end(None)
         return self._advance()
@@ -226,23 +250,23 @@ class SmtpServer:
         Args:
             reply: The encoded positive reply to a message; MAIL and AUTH have their own.
         """
-        assert self.state == State.ANSWER, "nothing was asked"
+        assert self.state == _ANSWER, "nothing was asked"
         if self._text is not None:
             self._output.append(reply)
             self._idle_commands = 0
             self._close_transaction()
         elif self._reverse_path is not None:
             self._output.append(replies.SENDER_OK)
-            self.state = State.MAIL
+            self.state = _MAIL
         else:
             self._output.append(replies.AUTHENTICATED)
             self.authenticated = True
-            self.state = State.GREETED
+            self.state = _GREETED
         return self._advance()
 
     def refuse(self, reply: Reply) -> Event | None:
         """Decline what the last event asked for, and go on; 421 ends the session."""
-        assert self.state == State.ANSWER, "nothing was asked"
+        assert self.state == _ANSWER, "nothing was asked"
         login = self._reverse_path is None
         self._close_transaction()
         if reply.code == 421:
@@ -256,34 +280,34 @@ class SmtpServer:
 
     def secured(self) -> None:
         """TLS is up: forget what was learnt without it (RFC 3207 section 4.2)."""
-        assert self.state == State.TLS, "TLS was not asked for"
+        assert self.state == _TLS, "TLS was not asked for"
         self.secure = True
         self.authenticated = False
         self.hello = ""
-        self.state = State.CONNECTED
+        self.state = _CONNECTED
 
     def drain(self) -> Event | None:
         """End the session with 421 4.3.2 at the next command boundary: now, or when the reply owed has been given."""
         self._draining = True
-        return self._end(replies.CLOSING) if self.state <= State.CHUNKS else None
+        return self._end(replies.CLOSING) if self.state <= _CHUNKS else None
 
     def time_out(self, reply: Reply) -> Event | None:
         """End the session now, whatever it is about, unless the answer to a message is owed."""
-        return self._end(reply) if self.state != State.ANSWER else None
+        return self._end(reply) if self.state != _ANSWER else None
 
     # --- reading
 
     def _advance(self) -> Event | None:
         while True:
             state = self.state
-            if self._draining and state <= State.CHUNKS:
+            if self._draining and state <= _CHUNKS:
                 return self._end(replies.CLOSING)
             if self._at >= len(self._input):
                 self._drop_input()
                 return None
-            if state >= State.ANSWER:
+            if state >= _ANSWER:
                 return None
-            if state <= State.CHALLENGE:
+            if state <= _CHALLENGE:
                 end = self._input.find(b"\r\n", self._at)
                 if end < 0:
                     self._hold_line()
@@ -291,7 +315,7 @@ class SmtpServer:
                 line = self._input[self._at : end]
                 self._at = end + 2
                 event = self._read_line(line)
-            elif state == State.DATA:
+            elif state == _DATA:
                 event = self._read_text()
             else:
                 event = self._read_chunk()
@@ -307,27 +331,20 @@ class SmtpServer:
         self._input, self._at = held, 0
 
     def _line_max(self, start: bytes) -> int:
-        if self.state == State.CHALLENGE:
+        if self.state == _CHALLENGE:
             return AUTH_LINE_OCTETS_MAX
-        return _LINE_MAX.get(start, COMMAND_LINE_OCTETS_MAX)
+        return _LINE_MAX.get(start, LINE_OCTETS_MAX)
 
     def _read_line(self, line: bytes) -> Event | None:
-        if self._skipping or (
-            len(line) > COMMAND_LINE_OCTETS_MAX - 2 and len(line) > self._line_max(line[:4].upper()) - 2
-        ):
-            self._skipping = False
-            if self.state == State.CHALLENGE:
-                self.state = State.GREETED
-            return self._fail(replies.LINE_TOO_LONG)
-        if self.state == State.CHALLENGE:
+        if self._skipping or (len(line) > LINE_OCTETS_MAX - 2 and len(line) > self._line_max(line[:4].upper()) - 2):
+            return self._fail_line()
+        if self.state == _CHALLENGE:
             return self._read_response(line)
-        if b"\n" in line or b"\r" in line or b"\0" in line:
-            return self._fail(replies.BAD_LINE)
         verb, _, argument = line.partition(b" ")
         verb = verb.upper()
         command = self._COMMANDS.get(verb)
         if command is None:
-            return self._end(replies.NOT_SMTP) if verb in _OTHER_PROTOCOLS else self._fail(replies.UNKNOWN)
+            return self._fail_unknown(verb)
         if self.state not in ALLOWED[verb] and verb != b"BDAT":
             return self._fail(self._out_of_order(verb))
         try:
@@ -335,12 +352,23 @@ class SmtpServer:
         except CommandError as error:
             return self._fail(error.reply)
 
+    def _fail_line(self) -> Event | None:
+        self._skipping = False
+        if self.state == _CHALLENGE:
+            self.state = _GREETED
+        return self._fail(replies.LINE_TOO_LONG)
+
+    def _fail_unknown(self, verb: bytes) -> Event | None:
+        if verb in _OTHER_PROTOCOLS:
+            return self._end(replies.NOT_SMTP)
+        return self._fail(replies.BAD_LINE if _ALONE.search(verb) else replies.UNKNOWN)
+
     def _out_of_order(self, verb: bytes) -> Reply:
-        if self.state == State.CONNECTED:
+        if self.state == _CONNECTED:
             return replies.HELLO_FIRST
-        if self.state == State.GREETED:
+        if self.state == _GREETED:
             return replies.MAIL_FIRST
-        if self.state == State.MAIL and verb in {b"DATA", b"BDAT"}:
+        if self.state == _MAIL and verb in {b"DATA", b"BDAT"}:
             return replies.RCPT_FIRST
         return replies.NESTED
 
@@ -359,33 +387,36 @@ class SmtpServer:
         return self._restart()
 
     def _rset(self, argument: bytes) -> Event | None:
-        if argument.strip():
+        if argument.strip(b" "):
             return self._fail(replies.NO_ARGUMENT)
         self._output.append(replies.OK)
-        return self._restart() if self.state != State.CONNECTED else self._count_command()
+        return self._restart() if self.state != _CONNECTED else self._count_command()
 
     def _restart(self) -> Event | None:
         given = self._given
         self._close_transaction()
         return self._count_command() or (_ABANDONED if given else None)
 
-    def _noop(self, _argument: bytes) -> Event | None:
-        self._output.append(replies.OK)
-        return self._count_command()
+    def _noop(self, argument: bytes) -> Event | None:
+        return self._say(replies.OK, argument)
 
-    def _vrfy(self, _argument: bytes) -> Event | None:
-        self._output.append(replies.CANNOT_VERIFY)
-        return self._count_command()
+    def _vrfy(self, argument: bytes) -> Event | None:
+        return self._say(replies.CANNOT_VERIFY, argument)
 
-    def _help(self, _argument: bytes) -> Event | None:
-        self._output.append(replies.HELP)
+    def _help(self, argument: bytes) -> Event | None:
+        return self._say(replies.HELP, argument)
+
+    def _say(self, reply: bytes, argument: bytes) -> Event | None:
+        if _ALONE.search(argument):
+            return self._fail(replies.BAD_LINE)
+        self._output.append(reply)
         return self._count_command()
 
     def _expn(self, _argument: bytes) -> Event | None:
         return self._fail(replies.NOT_OFFERED)
 
     def _quit(self, argument: bytes) -> Event | None:
-        if argument.strip():
+        if argument.strip(b" "):
             return self._fail(replies.NO_ARGUMENT)
         self._output.append(replies.BYE)
         self._end(None)
@@ -394,12 +425,12 @@ class SmtpServer:
     def _starttls(self, argument: bytes) -> Event | None:
         if not self._service.starttls or self.secure:
             return self._fail(replies.NOT_OFFERED)
-        if argument.strip():
+        if argument.strip(b" "):
             return self._fail(replies.NO_ARGUMENT)
         if self._at < len(self._input):
             return self._end(replies.TLS_GROUPED)
         self._output.append(replies.READY_FOR_TLS)
-        self.state = State.TLS
+        self.state = _TLS
         return TlsAsked()
 
     def _mail(self, argument: bytes) -> Event | None:
@@ -416,7 +447,7 @@ class SmtpServer:
         if self._idle_commands > limits.idle_commands_max:
             return self._end(replies.ENOUGH_COMMANDS)
         self._reverse_path = reverse_path
-        self.state = State.ANSWER
+        self.state = _ANSWER
         return MailGiven(reverse_path)
 
     def _rcpt(self, argument: bytes) -> Event | None:
@@ -431,15 +462,15 @@ class SmtpServer:
             return None
         paths.append(path)
         self._output.append(replies.RECIPIENT_OK)
-        self.state = State.RCPT
+        self.state = _RCPT
         return None
 
     def _data(self, argument: bytes) -> Event | None:
-        if argument.strip():
+        if argument.strip(b" "):
             return self._fail(replies.NO_ARGUMENT)
         self._text = self._receiver()
         self._output.append(replies.GO_AHEAD)
-        self.state = State.DATA
+        self.state = _DATA
         return None
 
     def _bdat(self, argument: bytes) -> Event | None:
@@ -456,7 +487,7 @@ class SmtpServer:
             self._chunk_state = self.state
         elif self._text is None:
             self._text = self._receiver()
-        self.state = State.CHUNK
+        self.state = _CHUNK
         return self._finish_chunk() if not size else None
 
     def _reason_against_chunk(self, size: int) -> Reply | None:
@@ -480,7 +511,7 @@ class SmtpServer:
             return self._fail(replies.AUTH_DONE)
         if not self._service.offers_auth(secure=self.secure):
             return self._fail(replies.AUTH_NEEDS_TLS)
-        mechanism, _, initial = argument.strip().partition(b" ")
+        mechanism, _, initial = argument.strip(b" ").partition(b" ")
         self._mechanism = mechanism.upper()
         self._login = b""
         if self._mechanism not in {b"PLAIN", b"LOGIN"}:
@@ -488,11 +519,11 @@ class SmtpServer:
         if initial:
             return self._read_response(initial)
         self._output.append(replies.ASK_RESPONSE if self._mechanism == b"PLAIN" else replies.ASK_USERNAME)
-        self.state = State.CHALLENGE
+        self.state = _CHALLENGE
         return None
 
     def _read_response(self, line: bytes) -> Event | None:
-        self.state = State.GREETED
+        self.state = _GREETED
         if line == b"*":
             return self._count_login() or self._fail(replies.AUTH_CANCELLED)
         try:
@@ -503,13 +534,13 @@ class SmtpServer:
                 credential_text(response)
                 self._login = response
                 self._output.append(replies.ASK_PASSWORD)
-                self.state = State.CHALLENGE
+                self.state = _CHALLENGE
                 return None
             else:
                 login, password = credential_text(self._login), credential_text(response)
         except CommandError as error:
             return self._count_login() or self._fail(error.reply)
-        self.state = State.ANSWER
+        self.state = _ANSWER
         return CredentialsGiven(login, password)
 
     # --- text
@@ -553,7 +584,7 @@ class SmtpServer:
         if self._chunk_last:
             return self._finish_text()
         self._output.append(replies.CHUNK_OK)
-        self.state = State.CHUNKS
+        self.state = _CHUNKS
         return None
 
     def _finish_text(self) -> Event | None:
@@ -562,7 +593,7 @@ class SmtpServer:
         assert reverse_path is not None
         octets = text.rest()
         if text.problem is None:
-            self.state = State.ANSWER
+            self.state = _ANSWER
             return MessageGiven(reverse_path, self._forward_paths, octets, text.length)
         given = self._given
         self._close_transaction()
@@ -577,8 +608,8 @@ class SmtpServer:
         self._text = None
         self._given = self._chunks_refused = False
         self._excess_recipients = 0
-        if self.state != State.CONNECTED or self.hello:
-            self.state = State.GREETED
+        if self.state != _CONNECTED or self.hello:
+            self.state = _GREETED
 
     def _drop_input(self) -> None:
         self._input, self._at = b"", 0
@@ -586,7 +617,7 @@ class SmtpServer:
     def _end(self, reply: Reply | None) -> Event:
         if reply is not None:
             self._output.append(reply.octets())
-        self.state = State.ENDED
+        self.state = _ENDED
         self._text = None
         self._drop_input()
         return SessionEnded(quit=False)

@@ -1,0 +1,247 @@
+"""From an envelope and a header section to a ``Submission``: whose message it is, and what is asked for it.
+
+With a login, the login's domain is the sending domain, whatever MAIL and From say; a From of another domain gets a
+``Sender`` that names it. From a trusted network, the domain of MAIL (of From where MAIL is null) is looked up, and
+when it is none of ours the relay account pays. MAIL is kept as it is: it says where failures go.
+
+Standards: RFC 6409 sections 6 and 8 (what a submission server checks and adds), RFC 5322 section 3.6.2 (Sender).
+Trust: everything comes from outside. A refusal leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pigeonry.compose.message import sender_header
+from pigeonry.compose.settings import DEFAULTS, control_parameters, read_settings
+from pigeonry.domain.address import domain_of
+from pigeonry.domain.errors import BadAddress, BadRequest, NotAllowed
+from pigeonry.domain.event import EMPTY_OBJECT, EventMessage, MessageHeaders
+from pigeonry.domain.message import NewRecipient
+from pigeonry.domain.reply import EnhancedStatus
+from pigeonry.domain.submission import Submission
+from pigeonry.doors.smtp.head import Head, HeadRefused
+from pigeonry.protocol.mime import encoded_words
+from pigeonry.protocol.mime.addresses import parse_list
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pigeonry.compose.identity import IdentitySource
+    from pigeonry.compose.settings import Settings
+    from pigeonry.domain.message import Body
+    from pigeonry.domain.tenant import Caller, SendingDomain
+    from pigeonry.doors.smtp.trace import Trace
+    from pigeonry.protocol.smtp.grammar import ForwardPath, ReversePath
+
+__all__ = ["Content", "Reader"]
+
+SHOWN_CHARACTERS_MAX: Final = 2_000  # of a header in events, which are repeated for each recipient
+_UNREADABLE: Final = EnhancedStatus(6, 0)
+
+
+class Content(msgspec.Struct, frozen=True, gc=False):
+    """A message but for its text.
+
+    Args:
+        head: The header section as it is to be stored, the empty line included.
+        skip: How many octets of the text it stands for.
+        account, domain: Who pays; the sending domain.
+        headers: What events repeat.
+        settings: What the sender asked for.
+        eight_bit: Whether the head has octets over 127.
+    """
+
+    head: bytes
+    skip: int
+    account: str
+    domain: str
+    headers: MessageHeaders
+    settings: Settings
+    eight_bit: bool
+
+
+class Reader:
+    """Reads what came in.
+
+    Args:
+        domains: The sending domain of that name, from memory; None when it is none of ours.
+        relay_account: Who pays for relayed mail of other domains.
+        hostname: The sending domain of mail that names none.
+        trace: Writes trace lines.
+        identities: Makes a Message-ID for a message without one.
+    """
+
+    def __init__(
+        self,
+        *,
+        domains: Callable[[str], SendingDomain | None],
+        relay_account: str,
+        hostname: str,
+        trace: Trace,
+        identities: IdentitySource,
+    ) -> None:
+        self._domains = domains
+        self._relay_account = relay_account
+        self._hostname = hostname
+        self._trace = trace
+        self._identities = identities
+
+    def read(
+        self, head: Head, text: bytes, reverse_path: ReversePath, *, caller: Caller | None, origin: str, now: float
+    ) -> Content:
+        """Understand a header section.
+
+        Args:
+            head: What was found in it.
+            text: The text it was found in, at least to the end of the section.
+            reverse_path: What MAIL said.
+            caller: Who logged in; None for a trusted network.
+            origin: The session's part of the trace line.
+            now: Seconds since the Unix epoch.
+
+        Raises:
+            HeadRefused: It lacks a From, or asks for what cannot be.
+            NotAllowed: The sending domain may not be used.
+        """
+        values = head.values
+        settings = _settings(head, now=now) if head.controlled else DEFAULTS
+        if caller is None:
+            account, domain = self._relayed(reverse_path, values)
+            additions = b""
+        else:
+            account, sending = self._submitted(reverse_path, caller)
+            domain = sending.name
+            additions = _sender(values, sending)
+        if not values.get(b"date", b"").strip():
+            additions += f"Date: {self._trace.date()}\r\n".encode("ascii")
+        message_id = _shown(values, b"message-id")
+        if not message_id:
+            message_id = self._identities.make(domain).message_id
+            additions += f"Message-Id: <{message_id}>\r\n".encode()
+        elif message_id.startswith("<") and message_id.endswith(">"):
+            message_id = message_id[1:-1]
+        shown = MessageHeaders(message_id, _shown(values, b"from"), _shown(values, b"to"), _shown(values, b"subject"))
+        octets = head.rewritten(trace=self._trace.line(origin), additions=additions)
+        skip = len(head.octets)
+        if not text.startswith(b"\r\n", skip):
+            octets += b"\r\n"
+        return Content(octets, skip, account, domain, shown, settings, not octets.isascii())
+
+    def _relayed(self, reverse_path: ReversePath, values: dict[bytes, bytes]) -> tuple[str, str]:
+        if reverse_path.mailbox:
+            name = domain_of(reverse_path.mailbox)
+        else:
+            author = _author(values)
+            name = domain_of(author) if author else self._hostname
+        known = self._domains(name)
+        if known is None:
+            return self._relay_account, name
+        return known.account, _usable(known).name
+
+    def _submitted(self, reverse_path: ReversePath, caller: Caller) -> tuple[str, SendingDomain]:
+        name = caller.domain or (domain_of(reverse_path.mailbox) if reverse_path.mailbox else "")
+        known = self._domains(name)
+        if known is None or known.account != caller.account:
+            raise NotAllowed("The sending domain is not known to this server")
+        return caller.account, _usable(known)
+
+
+def submission(
+    content: Content,
+    body: Body,
+    *,
+    length: int,
+    eight_bit: bool,
+    reverse_path: ReversePath,
+    forward_paths: list[ForwardPath],
+    caller: Caller | None,
+    address: str,
+) -> Submission:
+    """What is handed over.
+
+    Args:
+        content: What was read of the header section.
+        body: The octets, or where they are.
+        length: Octets of the body.
+        eight_bit: Whether it has octets over 127.
+        forward_paths: In order; a mailbox that comes twice is one recipient.
+        caller: Who logged in.
+        address: The client's IP address.
+    """
+    settings = content.settings
+    due = settings.deliver_at
+    if len(forward_paths) == 1:
+        path = forward_paths[0]
+        recipients: tuple[NewRecipient, ...] = (NewRecipient(path.mailbox, due, b"", path.notify, path.orcpt),)
+    else:
+        unique = {path.mailbox: path for path in reversed(forward_paths)}
+        recipients = tuple([NewRecipient(p.mailbox, due, b"", p.notify, p.orcpt) for p in reversed(unique.values())])
+    return Submission(
+        account=content.account,
+        domain=content.domain,
+        reverse_path=reverse_path.mailbox,
+        recipients=recipients,
+        summary=EventMessage(content.headers, length),
+        body=body,
+        eight_bit=eight_bit,
+        smtputf8=reverse_path.smtputf8 and _needs_smtputf8(content, reverse_path, recipients),
+        method="smtp",
+        tags=settings.tags,
+        user_variables=settings.event_variables() if settings.variables else EMPTY_OBJECT,
+        options=settings.options,
+        authenticated=caller is not None,
+        key="" if caller is None else caller.key,
+        originating_ip=address,
+        envelope_id=reverse_path.envid,
+        dsn_return=reverse_path.ret,
+    )
+
+
+def _needs_smtputf8(content: Content, reverse_path: ReversePath, recipients: tuple[NewRecipient, ...]) -> bool:
+    return (
+        content.eight_bit
+        or not reverse_path.mailbox.isascii()
+        or not all(recipient.address.isascii() for recipient in recipients)
+    )
+
+
+def _shown(values: dict[bytes, bytes], name: bytes) -> str:
+    raw = values.get(name)
+    return "" if raw is None else encoded_words.decode(raw)[:SHOWN_CHARACTERS_MAX]
+
+
+def _author(values: dict[bytes, bytes]) -> str:
+    """The first From address; empty when there is none that can be read."""
+    try:
+        addresses = parse_list(_shown(values, b"from"))
+    except BadAddress:
+        return ""
+    return addresses[0].mailbox if addresses else ""
+
+
+def _sender(values: dict[bytes, bytes], domain: SendingDomain) -> bytes:
+    if not values.get(b"from", b"").strip():
+        raise HeadRefused(554, _UNREADABLE, "The message has no From header")
+    author = _author(values)
+    if not author:
+        raise HeadRefused(554, _UNREADABLE, "The From header holds no valid address")
+    return sender_header(author, domain) if b"sender" not in values else b""
+
+
+def _usable(domain: SendingDomain) -> SendingDomain:
+    if domain.state == "disabled":
+        raise NotAllowed("The sending domain is disabled")
+    return domain
+
+
+def _settings(head: Head, *, now: float) -> Settings:
+    parameters = control_parameters(head.octets)
+    if "recipient-variables" in parameters:
+        raise HeadRefused(554, _UNREADABLE, "X-Mailgun-Recipient-Variables are taken by the HTTP API only")
+    try:
+        return read_settings(parameters, now=now)
+    except BadRequest as error:
+        raise HeadRefused(554, _UNREADABLE, f"An X-Mailgun header is wrong: {error.text}") from None
