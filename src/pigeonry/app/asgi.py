@@ -5,6 +5,7 @@ One server has one application and either plain sockets or TLS ones; the same ap
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,17 @@ __all__ = ["HttpServer"]
 class _Quiet(uvicorn.Server):
     """Signals are the process's own business."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.opened = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.opened.set()
 
 
 class HttpServer:
@@ -76,10 +85,9 @@ class HttpServer:
         """Serve until ``stop``; then finish the requests in flight."""
         await self._server.serve(sockets=self._sockets)
 
-    @property
-    def started(self) -> bool:
-        """Whether connections are accepted."""
-        return self._server.started
+    async def opened(self) -> None:
+        """Return when connections are accepted."""
+        await self._server.opened.wait()
 
     @property
     def connections(self) -> int:

@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-from pigeonry.app.control import Channel, Drain, FromSupervisor, Go, Handed, LastWords, Prepared, Ready, Start
+from pigeonry.app.control import Channel, Drain, FromSupervisor, Go, Handed, Heard, LastWords, Prepared, Ready, Start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Child", "Plan"]
 
+NOTED_S: Final = 3.0  # a successor whose loop stands still for longer is killed soon, and starts with the words
 WORKER: Final = (sys.executable, "-m", "pigeonry.app.worker")
 
 
@@ -85,7 +86,9 @@ class Child:
         self.ended = asyncio.Event()
         self.report: Ready = Ready()
         self.last_words = b""
+        self.noted = asyncio.Event()
         self.draining = False
+        self.successor: Child | None = None
 
     @classmethod
     async def spawn(cls, plan: Plan, *, generation: int, clock: Clock) -> Child:
@@ -135,10 +138,23 @@ class Child:
                     self.ready.set()
                 elif isinstance(message, LastWords):
                     self.last_words = message.octets
+                    await self._pass_on()
+                elif isinstance(message, Heard):
+                    self.noted.set()
             await self._process.wait()
         finally:
             self._channel.close()
             self.ended.set()
+
+    async def _pass_on(self) -> None:
+        """See that a successor that serves already knows the last words before the shards are given back."""
+        successor = self.successor
+        if successor is not None and not successor.ended.is_set():
+            successor.noted.clear()
+            successor.send(LastWords(self.last_words))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(successor.noted.wait(), NOTED_S)
+        self._channel.send(Heard())
 
     def send(self, message: FromSupervisor) -> None:
         """Tell it something."""
@@ -147,7 +163,7 @@ class Child:
         self._channel.send(message)
 
     def go(self, last_words: bytes) -> None:
-        """Let it take its shards and open its doors; its own last words start from these."""
+        """Let it take its shards and open its doors; what it was told it hands on when it dies without a word."""
         self.last_words = last_words
         self._channel.send(Go(last_words))
 

@@ -28,6 +28,7 @@ __all__ = [
     "FromWorker",
     "Go",
     "Handed",
+    "Heard",
     "LastWords",
     "Prepared",
     "Ready",
@@ -97,13 +98,21 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
 
 
 class LastWords(msgspec.Struct, frozen=True, tag="last_words"):
-    """The store broke: what the successor must know."""
+    """Messages that were never acknowledged and may be stored: whoever takes over the shards voids them first.
+
+    From a worker that ends, which gives its shards back only when it got ``Heard``; and on to its successor where one
+    serves already.
+    """
 
     octets: bytes
 
 
-FromSupervisor = Start | Go | Drain | Certificates
-FromWorker = Prepared | Ready | Beat | LastWords
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """The last words are with those who must know them. Either way."""
+
+
+FromSupervisor = Start | Go | Drain | Certificates | LastWords | Heard
+FromWorker = Prepared | Ready | Beat | LastWords | Heard
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _TO_WORKER: Final = msgspec.msgpack.Decoder(FromSupervisor)

@@ -12,8 +12,9 @@ from typing import Final
 from pigeonry.net.environment import SystemIds
 from pigeonry.net.sealing import SealKeyError, load_seal, make_seal_key
 
-__all__ = ["DIRECTORY_FILE", "IDENTITY_FILE", "prepare"]
+__all__ = ["COORDINATOR_FILE", "DIRECTORY_FILE", "IDENTITY_FILE", "prepare"]
 
+COORDINATOR_FILE: Final = "coordinator.db"
 DIRECTORY_FILE: Final = "directory.db"
 IDENTITY_FILE: Final = "identity.db"
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "MESSAGE_OCTETS_MAX",
     "SHARDS_MAX",
     "DeliverySettings",
     "DnsSettings",
@@ -28,6 +29,7 @@ __all__ = [
 
 SHARDS_MAX: Final = 1024  # a message key has 16 bits for the shard; more files than this cost recovery time for nothing
 MIB: Final = 1024 * 1024
+MESSAGE_OCTETS_MAX: Final = 25 * MIB  # what the messages API promises
 
 Port = Annotated[str, Meta(min_length=3, max_length=300)]
 Addresses = tuple[Port, ...]
@@ -101,7 +103,7 @@ class HttpSettings(_Section, frozen=True):
     ] = ()
     message_octets_max: Annotated[
         int, Meta(ge=1024, le=1024 * MIB, description="Most octets of one message request, attachments included.")
-    ] = 25 * MIB
+    ] = MESSAGE_OCTETS_MAX
     connections_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Most requests one worker works on at a time; over it 503 is answered.")
     ] = 2000
@@ -130,7 +132,7 @@ class SmtpSettings(_Section, frozen=True):
     ] = ()
     message_octets_max: Annotated[
         int, Meta(ge=1024, le=1024 * MIB, description="Most octets of one message: the SIZE that EHLO announces.")
-    ] = 25 * MIB
+    ] = MESSAGE_OCTETS_MAX
     recipients_max: Annotated[
         int, Meta(ge=100, le=10_000, description="Most recipients of one transaction (RFC 5321 asks for 100).")
     ] = 1000

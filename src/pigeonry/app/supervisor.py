@@ -3,9 +3,10 @@
 It opens no store and reads no mail. A worker that ends is started again with growing pauses; one whose loop says
 nothing for five seconds is killed. SIGTERM drains, a second one ends at once. SIGHUP reads the configuration again:
 when only the certificate's files changed the workers load them; when a setting changed, each slot gets a successor
-that is built while the old worker still serves and takes over its shards and sockets when that one has drained.
+that serves on the same sockets, accepting into a shard of its own, before the old worker drains. The rest of the
+slot's shards follow as the old one lets them go.
 
-The sockets are the supervisor's, so connections wait in their backlog while a worker is replaced.
+The sockets are the supervisor's, so connections wait in their backlog while a dead worker is replaced.
 """
 
 from __future__ import annotations
@@ -233,13 +234,18 @@ class Supervisor:
         if successor is None:
             return old
         await self._first(successor.prepared, successor.ended, self._stop)
-        if not successor.prepared.is_set() or self._stop.is_set():
+        if successor.prepared.is_set() and not self._stop.is_set():
+            old.successor = successor
+            successor.go(old.last_words)
+            await self._first(successor.ready, successor.ended, self._stop)
+        if not successor.ready.is_set() or self._stop.is_set():
             self._log.error("successor_failed", slot=slot, status=successor.status)
             successor.kill()
+            old.successor = None
             return old
+        self._serving[slot] = successor
         await self._drain(old)
-        successor.go(old.last_words)
-        await self._first(successor.ready, successor.ended)
+        successor.last_words = old.last_words
         return successor
 
     async def _drain(self, child: Child) -> None:

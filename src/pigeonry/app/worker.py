@@ -8,6 +8,7 @@ could acknowledge mail while another node already owns its shards, so it does no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
@@ -24,6 +25,7 @@ from pigeonry.app.control import (
     Channel,
     Drain,
     Go,
+    Heard,
     LastWords,
     Prepared,
     Ready,
@@ -32,12 +34,15 @@ from pigeonry.app.control import (
 from pigeonry.telemetry import log
 
 if TYPE_CHECKING:
-    from pigeonry.app.wiring import Node
+    from collections.abc import Sequence
+
+    from pigeonry.app.node import Node
     from pigeonry.ports.environment import Clock
 
 __all__ = ["main"]
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+HEARD_S: Final = 5.0  # a supervisor that does not answer in this time is gone, and its successor knows nothing either
 GC_YOUNG: Final = 10_000  # allocations before a young collection: per-message structs are no garbage cycles
 GC_OLDER: Final = 50  # young collections before an older one, and so on
 
@@ -69,12 +74,12 @@ async def _work(descriptor: int) -> int:
     start = await channel.from_supervisor()
     if not isinstance(start, Start):
         return exits.FAILED
-    from pigeonry.app.wiring import build_node
+    from pigeonry.app.wiring import Wiring
     from pigeonry.net.environment import SystemClock
 
     clock = SystemClock()
     logger = log.configure(level=start.settings.log.level, form=start.settings.log.format, worker=start.slot)
-    node = await build_node(
+    wiring = await Wiring.build(
         start.settings,
         data=start.data,
         sealing_key=start.sealing_key,
@@ -82,7 +87,7 @@ async def _work(descriptor: int) -> int:
         workers=start.workers,
         log=logger,
     )
-    worker = _Worker(channel, start, node, clock)
+    worker = _Worker(channel, start, wiring.node(), clock)
     try:
         return await worker.run()
     except Exception:
@@ -98,6 +103,8 @@ class _Worker:
         self._start = start
         self._node = node
         self._clock = clock
+        self._heard = asyncio.Event()
+        self._told_to_drain = asyncio.Event()
 
     async def run(self) -> int:
         """From ``Prepared`` to the end; the exit status."""
@@ -106,16 +113,13 @@ class _Worker:
             self._channel.send(Prepared())
             told = await self._channel.from_supervisor()
             if isinstance(told, Go):
-                await self._serve(told.last_words, group)
+                await self._live(told.last_words, group)
             beats.cancel()
-        words = self._node.last_words()
-        if words:
-            self._channel.send(LastWords(words))
         await self._channel.flush()
         self._channel.close()
-        return exits.FAILED if words else exits.OK
+        return exits.FAILED if self._node.broken else exits.OK
 
-    async def _serve(self, last_words: bytes, group: asyncio.TaskGroup) -> None:
+    async def _live(self, last_words: bytes, group: asyncio.TaskGroup) -> None:
         """Own the shards and serve until drained, told to end, or broken."""
         node = self._node
         repairs = await node.open(last_words)
@@ -126,27 +130,49 @@ class _Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_YOUNG, GC_OLDER, GC_OLDER)
-        serving = group.create_task(node.serve(sockets, command=command))
         listening = group.create_task(self._listen())
-        await node.opened.wait()
-        self._channel.send(Ready(pending=node.pending, repairs=tuple(repairs)))
         try:
-            await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
-            if listening.done() and not listening.cancelled():
-                await node.drain()
+            async with asyncio.TaskGroup() as serving:
+                served = serving.create_task(node.serve(sockets, command=command))
+                helpers = [serving.create_task(self._announce(repairs)), serving.create_task(self._drain())]
+                await asyncio.wait((served,))
+                for helper in helpers:
+                    helper.cancel()
         finally:
+            await self._leave()
             listening.cancel()
-            serving.cancel()
-            await asyncio.wait((serving,))
-            await node.close()
+
+    async def _announce(self, repairs: Sequence[str]) -> None:
+        await self._node.opened.wait()
+        self._channel.send(Ready(pending=self._node.pending, repairs=tuple(repairs)))
+
+    async def _drain(self) -> None:
+        await self._told_to_drain.wait()
+        await self._node.drain()
+
+    async def _leave(self) -> None:
+        """Give the shards back, but not before those who come next know the last words."""
+        words = self._node.last_words()
+        if words:
+            self._channel.send(LastWords(words))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._heard.wait(), HEARD_S)
+        await self._node.close()
 
     async def _listen(self) -> None:
-        """Act on what the supervisor says; returns when it is time to end."""
+        """Act on what the supervisor says."""
         while True:
             told = await self._channel.from_supervisor()
-            if told is None or isinstance(told, Drain):
-                return
-            if isinstance(told, Certificates):
+            if told is None:
+                os._exit(exits.FAILED)  # the supervisor is gone: an orphan acknowledges nothing more
+            if isinstance(told, Drain):
+                self._told_to_drain.set()
+            elif isinstance(told, Heard):
+                self._heard.set()
+            elif isinstance(told, LastWords):
+                self._node.heed(told.octets)
+                self._channel.send(Heard())
+            elif isinstance(told, Certificates):
                 self._node.reload_certificates()
 
     async def _beat(self) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from pigeonry.capture.box import Box, Captured
 from pigeonry.capture.view import header_text, split_headers
@@ -116,8 +116,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
         if len(self._sink.connections) >= CONNECTIONS_MAX:
             transport.write(_CROWDED.octets())
             transport.close()

@@ -1,0 +1,35 @@
+"""``pigeonry dev``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pigeonry.app.output import Json
+
+__all__ = ["dev"]
+
+
+def dev(
+    *,
+    data: Annotated[
+        str, Parameter(help="Folder that keeps everything; the next run goes on from it.")
+    ] = "./.pigeonry/dev",
+    http: Annotated[str | None, Parameter(help="HOST:PORT of API and inbox, on loopback.")] = None,
+    smtp: Annotated[str | None, Parameter(help="HOST:PORT of SMTP submission, on loopback.")] = None,
+    api_key: Annotated[str, Parameter(help="The key to use instead of `dev`.")] = "dev",
+    json: Json = False,
+) -> int:
+    """Run the API, SMTP submission and a capture inbox in this terminal. Nothing leaves the machine.
+
+    Without --http and --smtp the usual ports are taken, or the next free ones. Ctrl-C ends it.
+    """
+    import uvloop
+
+    from pigeonry.app.dev import DevRun, choose_sockets
+
+    run = DevRun(choose_sockets(http=http, smtp=smtp), data=data, api_key=api_key, json=json)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run.run())

@@ -1,0 +1,108 @@
+"""The doors of one worker on their sockets: opened together, drained together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pigeonry.app.asgi import HttpServer
+from pigeonry.app.sockets import BACKLOG
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from pigeonry.app.settings import Settings
+
+__all__ = ["Doors", "SmtpSide"]
+
+
+class SmtpSide(Protocol):
+    """What the SMTP door offers to whoever opens its sockets (``doors.smtp.listener.SmtpDoor``)."""
+
+    def protocol_factory(self, *, tls: bool) -> Callable[[], asyncio.Protocol]:
+        """Makes the protocols of a listener."""
+        ...
+
+    async def drain(self) -> None:
+        """End each session at its next command boundary with 421 4.3.2; return when none is left."""
+        ...
+
+    def stop(self) -> None:
+        """End every session at once."""
+        ...
+
+
+class Doors:
+    """HTTP and SMTP listeners of one worker.
+
+    Args:
+        http: The ASGI application.
+        context: For the listeners inside TLS; None when there is no certificate.
+    """
+
+    def __init__(self, *, http: Any, smtp: SmtpSide, context: ssl.SSLContext | None, settings: Settings) -> None:
+        self._http = http
+        self._smtp = smtp
+        self._context = context
+        self._settings = settings
+        self._web: list[HttpServer] = []
+        self._mail: list[asyncio.Server] = []
+        self._drained = asyncio.Event()
+
+    async def run(self, sockets: Sequence[tuple[str, socket.socket]], *, opened: Callable[[], None]) -> None:
+        """Serve until ``drain`` has ended; ``opened`` is called when every door accepts.
+
+        Args:
+            sockets: Listening sockets by door: ``http``, ``https``, ``smtp``, ``smtps``.
+        """
+        by_door: dict[str, list[socket.socket]] = {}
+        for door, listening in sockets:
+            by_door.setdefault(door, []).append(listening)
+        await self._open_smtp(by_door)
+        async with asyncio.TaskGroup() as group:
+            for door, context in (("http", None), ("https", self._context)):
+                if by_door.get(door):
+                    self._web.append(self._web_server(by_door[door], context))
+                    group.create_task(self._web[-1].run())
+            for server in self._web:
+                await server.opened()
+            opened()
+            await self._drained.wait()
+
+    async def drain(self) -> None:
+        """Accept nothing more; finish requests and SMTP transactions. The caller bounds it."""
+        for listener in self._mail:
+            listener.close()
+        for server in self._web:
+            server.stop()
+        await self._smtp.drain()
+
+    def ended(self) -> None:
+        """Let ``run`` return; what still stands is cut."""
+        self._smtp.stop()
+        self._drained.set()
+
+    @property
+    def web_connections(self) -> int:
+        """HTTP connections that stand."""
+        return sum(server.connections for server in self._web)
+
+    def _web_server(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> HttpServer:
+        http = self._settings.http
+        return HttpServer(
+            self._http,
+            sockets,
+            context=context,
+            keep_alive_s=http.keep_alive_s,
+            connections_max=http.connections_max,
+            drain_s=self._settings.node.drain_s,
+        )
+
+    async def _open_smtp(self, by_door: dict[str, list[socket.socket]]) -> None:
+        loop = asyncio.get_running_loop()
+        for door, context in (("smtp", None), ("smtps", self._context)):
+            factory = self._smtp.protocol_factory(tls=context is not None)
+            for listening in by_door.get(door, ()):
+                self._mail.append(await loop.create_server(factory, sock=listening, backlog=BACKLOG, ssl=context))

@@ -1,0 +1,168 @@
+"""One worker's parts at work: taken over, served, drained, given back.
+
+The order is what matters here. A node first owns its shards and knows keys, logins and domains; only then do its
+doors open. When it drains the doors close first, then deliveries end, then what waits for the disk is written, and
+last the shards are given back. A store whose sync failed is believed no more: the node ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pigeonry.doors.commands.server import CommandDoor
+
+if TYPE_CHECKING:
+    import socket
+
+    from pigeonry.admission.gate import Gate
+    from pigeonry.app.doors import Doors
+    from pigeonry.delivery.dispatcher import Dispatcher
+    from pigeonry.doors.commands.server import Handler
+    from pigeonry.ports.environment import Clock
+    from pigeonry.stores.sqlite.queue_store import SqliteStore
+    from pigeonry.telemetry.log import Logger
+    from pigeonry.telemetry.metrics import Metrics
+
+__all__ = ["Node", "Parts", "StoreBroken"]
+
+NOTHING_TO_SAY: Final = msgspec.msgpack.encode([])
+LATE_S: Final = 0.25  # how often the loop's lateness is measured
+
+
+class StoreBroken(Exception):
+    """A sync failed: the worker must end and the files be opened anew."""
+
+
+class Parts(msgspec.Struct):
+    """What a node is made of.
+
+    Args:
+        first: Awaited in order once the shards are owned: opens files, learns keys and domains.
+        running: Components with work of their own; each runs until cancelled.
+        last: Awaited in order at the end, after the store was closed.
+        reload_certificates: Loads the certificate's files into the one TLS context.
+    """
+
+    clock: Clock
+    store: SqliteStore
+    gate: Gate
+    dispatcher: Dispatcher
+    doors: Doors
+    metrics: Metrics
+    commands: Mapping[str, Handler]
+    first: Sequence[Callable[[], Awaitable[Any]]]
+    running: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+    last: Sequence[Callable[[], Awaitable[Any]]]
+    reload_certificates: Callable[[], None]
+
+
+class Node:
+    """A worker's life around its parts.
+
+    Args:
+        drain_s: Seconds for transactions, and as many again for deliveries, before they are cut.
+    """
+
+    def __init__(self, parts: Parts, *, drain_s: float, log: Logger) -> None:
+        self._parts = parts
+        self._drain_s = drain_s
+        self.log = log
+        self.opened = asyncio.Event()
+        self.pending = 0
+
+    async def open(self, last_words: bytes) -> Sequence[str]:
+        """Take the shards and learn what the doors must know; sentences on what was mended.
+
+        Raises:
+            Conflict: No shard of this slot is free to accept into.
+        """
+        parts = self._parts
+        parts.store.heed(last_words)
+        reports = await parts.store.open()
+        self.pending = sum(report.pending for report in reports)
+        for step in parts.first:
+            await step()
+        return [f"shard {report.shard}: {repair}" for report in reports for repair in report.repairs]
+
+    async def serve(self, sockets: Sequence[tuple[str, socket.socket]], *, command: socket.socket | None) -> None:
+        """Serve until drained or cancelled.
+
+        Raises:
+            ExceptionGroup: A part failed, or the store broke (``StoreBroken``).
+        """
+        parts = self._parts
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(run()) for run in (parts.store.run, *parts.running, parts.dispatcher.run)]
+            beside.append(group.create_task(self._watch_store()))
+            beside.append(group.create_task(self._measure_lateness()))
+            if command is not None:
+                handlers = {"metrics": self._metrics, **parts.commands}
+                beside.append(group.create_task(CommandDoor(handlers).run(command)))
+            await parts.doors.run(sockets, opened=self.opened.set)
+            await self._quiet(parts.dispatcher.drain(), "deliveries")
+            for task in reversed(beside):
+                task.cancel()
+
+    async def drain(self) -> None:
+        """Close the doors, finish what is under way; ``serve`` returns when it is done."""
+        self._parts.gate.drain()
+        await self._quiet(self._parts.doors.drain(), "transactions")
+        self._parts.doors.ended()
+
+    def heed(self, last_words: bytes) -> None:
+        """Know a predecessor's last words before its shards are taken over."""
+        self._parts.store.heed(last_words)
+
+    def last_words(self) -> bytes:
+        """Messages that the successor must void before it serves their shards; empty when there are none."""
+        words = self._parts.store.last_words()
+        return b"" if words == NOTHING_TO_SAY else words
+
+    @property
+    def broken(self) -> bool:
+        """Whether the store broke."""
+        return self._parts.store.broken.is_set()
+
+    def reload_certificates(self) -> None:
+        """Present the certificate that is in the files now; the old one stays when they don't fit."""
+        try:
+            self._parts.reload_certificates()
+        except OSError as error:
+            self.log.warning("certificates_refused", reason=str(error))
+
+    async def close(self) -> None:
+        """Write what waits, give the shards back, close every file."""
+        await self._parts.store.close()
+        for step in self._parts.last:
+            await step()
+
+    async def page(self) -> bytes:
+        """The metrics' exposition."""
+        return self._parts.metrics.page()
+
+    async def _metrics(self, _argument: Any) -> bytes:
+        return await self.page()
+
+    async def _quiet(self, ending: Coroutine[Any, Any, None], what: str) -> None:
+        """Wait for an end, but not for ever."""
+        try:
+            async with asyncio.timeout(self._drain_s):
+                await ending
+        except TimeoutError:
+            self.log.warning("drain_cut_short", what=what, after_s=self._drain_s)
+
+    async def _watch_store(self) -> None:
+        await self._parts.store.broken.wait()
+        self.log.error("store_broken", meaning="a sync failed; this worker ends and its files are opened anew")
+        raise StoreBroken
+
+    async def _measure_lateness(self) -> None:
+        clock = self._parts.clock
+        while True:
+            due = clock.monotonic() + LATE_S
+            await clock.sleep(LATE_S)
+            self._parts.metrics.loop_late(max(0.0, clock.monotonic() - due))

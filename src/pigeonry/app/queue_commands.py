@@ -1,0 +1,90 @@
+"""What the owner of a shard does when an operator's command reaches its socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pigeonry.domain.errors import BadRequest, NotFound
+from pigeonry.domain.message import MessageKey
+from pigeonry.ports.queue_store import DueMark
+
+if TYPE_CHECKING:
+    from pigeonry.doors.commands.server import Handler
+    from pigeonry.ports.environment import Clock
+    from pigeonry.ports.queue_store import QueueStore
+    from pigeonry.queue.commands import CommandAnswer, Commands
+
+__all__ = ["Asked", "Shown", "command_handlers"]
+
+SETTLE_S: Final = 10.0  # for the commits of one command
+LIMIT_MAX: Final = 1_000  # recipients of one page
+FOREVER: Final = 4e10  # later than any time that mail is scheduled for
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A command's argument: a message by its key, or how many recipients to show."""
+
+    key: str = ""
+    limit: int = 100
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """One waiting recipient. Times in seconds since the Unix epoch."""
+
+    key: str
+    recipient: str
+    due: float
+    attempts: int
+    in_doubt: bool
+    account: str
+
+
+def command_handlers(commands: Commands, store: QueueStore, clock: Clock) -> Mapping[str, Handler]:
+    """Handlers for ``doors.commands``: ``queue.show``, ``queue.cancel``, ``queue.drop``, ``queue.retry``."""
+
+    async def show(argument: Any) -> list[Shown]:
+        limit = min(_asked(argument).limit, LIMIT_MAX)
+        page = await store.due(after=DueMark(0.0), until=FOREVER, limit=limit)
+        return [
+            Shown(
+                pending.message.text(), pending.address, pending.due, pending.attempts, pending.in_doubt, pending.tenant
+            )
+            for pending in page
+        ]
+
+    async def owned(argument: Any) -> tuple[MessageKey, str]:
+        key = MessageKey.parse(_asked(argument).key)
+        message = await store.message(key)
+        if message is None or key.shard not in store.owned():
+            raise NotFound("Message not found")
+        return key, message.account
+
+    async def cancel(argument: Any) -> CommandAnswer:
+        key, account = await owned(argument)
+        return await commands.cancel(key, account=account, deadline=clock.monotonic() + SETTLE_S)
+
+    async def drop(argument: Any) -> CommandAnswer:
+        key, account = await owned(argument)
+        return await commands.drop(
+            key,
+            account=account,
+            reason="dropped",
+            description="Dropped by the operator",
+            deadline=clock.monotonic() + SETTLE_S,
+        )
+
+    async def retry(argument: Any) -> CommandAnswer:
+        key, account = await owned(argument)
+        return await commands.retry_now(key, account=account)
+
+    return {"queue.show": show, "queue.cancel": cancel, "queue.drop": drop, "queue.retry": retry}
+
+
+def _asked(argument: Any) -> Asked:
+    try:
+        return msgspec.convert(argument or {}, type=Asked)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"The command is malformed: {error}") from None

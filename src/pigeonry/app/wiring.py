@@ -1,0 +1,384 @@
+"""The only place where parts are chosen: from settings to a node.
+
+Nothing here does work of its own. Read it from the bottom of a message's way to the top: stores, who may send, queue,
+delivery, events, doors.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pigeonry.admission.domains import DomainBook
+from pigeonry.admission.gate import Gate
+from pigeonry.app.accounts import DEV_DOMAIN, Accounts
+from pigeonry.app.config import own_hostname, smarthost_of, split_address
+from pigeonry.app.doors import Doors
+from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE
+from pigeonry.app.node import Node, Parts
+from pigeonry.app.queue_commands import command_handlers
+from pigeonry.app.secrets import event_ids
+from pigeonry.app.tls import reload, server_context
+from pigeonry.auth.keys import KeyRing
+from pigeonry.auth.logins import Logins
+from pigeonry.auth.passwords import Passwords
+from pigeonry.compose.template import render
+from pigeonry.delivery.connection import Timeouts
+from pigeonry.delivery.dispatcher import Dispatcher
+from pigeonry.delivery.limits import DeliveryLimits
+from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.routing import MxRouter, SmarthostRouter
+from pigeonry.doors.http.app import HttpDoor
+from pigeonry.doors.smtp.config import SmtpDoorConfig
+from pigeonry.doors.smtp.listener import SmtpDoor
+from pigeonry.net.dialer import TcpDialer
+from pigeonry.net.disk import LocalDisk
+from pigeonry.net.environment import SystemClock, SystemDice, SystemIds
+from pigeonry.net.lanes import ThreadLanes
+from pigeonry.net.resolver import DnsResolver, DnsServer
+from pigeonry.net.sealing import load_seal
+from pigeonry.ports.event_index import IndexQuery, Term
+from pigeonry.protocol.smtp.service import Limits as SmtpLimits
+from pigeonry.queue.commands import Commands
+from pigeonry.queue.content import ContentCache
+from pigeonry.queue.intake import Intake
+from pigeonry.queue.ready import ReadyQueues
+from pigeonry.queue.retry import RetrySchedule
+from pigeonry.queue.scheduler import Scheduler
+from pigeonry.queue.settlement import settle
+from pigeonry.stores.sqlite.coordinator import SqliteCoordinator
+from pigeonry.stores.sqlite.documents import SqliteDocuments
+from pigeonry.stores.sqlite.event_index import SqliteEventIndex
+from pigeonry.stores.sqlite.limits import Limits as StoreLimits
+from pigeonry.stores.sqlite.queue_store import SqliteStore
+from pigeonry.telemetry.metrics import Metrics, Tally
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pigeonry.app.settings import Settings
+    from pigeonry.domain.message import Message, MessageKey, Pending, Settle
+    from pigeonry.domain.outcome import Outcome
+    from pigeonry.domain.submission import Submission
+    from pigeonry.ports.disk import Disk
+    from pigeonry.queue.event_ids import EventIds
+    from pigeonry.telemetry.log import Logger
+
+__all__ = ["Wiring"]
+
+CONTENT_OCTETS_MAX: Final = 128 * 1024 * 1024  # of messages between their acceptance and their first attempt
+EVENTS_OF_MAX: Final = 300  # events of one message shown in the inbox
+FOREVER_US: Final = 2**62
+DAY_S: Final = 86_400.0
+FORGETFUL: Final = "PIGEONRY_TESTING_DISK"  # "forgetful": a disk that forgets what was not synced, for drills
+
+
+class _Counted:
+    """``Intake``'s two verbs for one door, counted."""
+
+    def __init__(self, intake: Intake, tally: Tally, door: str) -> None:
+        self._intake = intake
+        self._tally = tally
+        self._door = door
+        self.reject = intake.reject
+
+    async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
+        """See ``Intake.accept``."""
+        try:
+            key = await self._intake.accept(submission, deadline=deadline)
+        except BaseException:
+            self._tally.refused[self._door] += 1
+            raise
+        self._tally.accepted(self._door, len(submission.recipients))
+        return key
+
+
+class Wiring:
+    """The parts of one worker. No shard is owned and no door open yet.
+
+    Args:
+        data: The data folder; ``installation.prepare`` has seen to it.
+        sealing_key: File of the seal key.
+        dev: A development run: passwords may be said without TLS, on loopback.
+
+    Raises:
+        SealKeyError: The seal key cannot be used.
+        OSError: The certificate cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        data: str,
+        sealing_key: str,
+        slot: int,
+        workers: int,
+        log: Logger,
+        dev: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._clock, self._dice, self._ids = SystemClock(), SystemDice(), SystemIds()
+        self._lanes = ThreadLanes()
+        self._tally = Tally()
+        self._hostname = own_hostname(settings)
+        self._context = server_context(settings.tls.cert, settings.tls.key) if settings.tls.cert else None
+        self._seal = load_seal(Path(sealing_key))
+        self._dev = dev
+        self._build_stores(data, slot=slot, workers=workers)
+        self._build_senders()
+
+    @classmethod
+    async def build(cls, settings: Settings, **choices: Any) -> Wiring:
+        """As the constructor, and all that needs the Directory.
+
+        Raises:
+            Fault: Identity or Directory cannot be opened.
+        """
+        wiring = cls(settings, **choices)
+        wiring._build_queue(await event_ids(wiring._directory, wiring._ids))
+        wiring._build_delivery()
+        wiring._build_doors()
+        return wiring
+
+    def node(self, *, around: Callable[[Any], Any] | None = None) -> Node:
+        """The parts as a node.
+
+        Args:
+            around: Wraps the HTTP application.
+        """
+        doors = self._doors(self._http if around is None else around(self._http))
+        parts = Parts(
+            clock=self._clock,
+            store=self._store,
+            gate=self._gate,
+            dispatcher=self._dispatcher,
+            doors=doors,
+            metrics=self._metrics,
+            commands=command_handlers(self._commands, self._store, self._clock),
+            first=(self._keys.refresh, self._logins.refresh, self._domains.refresh),
+            running=(self._keys.run, self._logins.run, self._domains.run, self._scheduler.run),
+            last=(self._index.close, self._identity.close, self._directory.close, self._coordinator.close),
+            reload_certificates=_reloader(self._settings, self._context),
+        )
+        return Node(parts, drain_s=self._settings.node.drain_s, log=self._log)
+
+    def accounts(self) -> Accounts:
+        """What a person does about accounts, keys, domains and logins."""
+        return Accounts(
+            identity=self._identity,
+            directory=self._directory,
+            passwords=self._passwords,
+            seal=self._seal,
+            clock=self._clock,
+            ids=self._ids,
+            lane=self._lanes.lane("accounts"),
+        )
+
+    async def events_of(self, message_id: str) -> Sequence[Mapping[str, Any]]:
+        """The events of a message by its Message-ID, the oldest first."""
+        query = IndexQuery(
+            domain=DEV_DOMAIN,
+            begin_us=0,
+            end_us=FOREVER_US,
+            ascending=True,
+            limit=EVENTS_OF_MAX,
+            where=Term("is", "message-id", message_id),
+        )
+        page = await self._index.search(query)
+        return [msgspec.json.decode(octets) for _, octets in page.items]
+
+    async def page(self) -> bytes:
+        """The metrics' exposition."""
+        return self._metrics.page()
+
+    def _build_stores(self, data: str, *, slot: int, workers: int) -> None:
+        settings, clock, lanes = self._settings, self._clock, self._lanes
+        disk = _disk(data)
+        limits = StoreLimits(
+            in_doubt_delay_s=settings.delivery.in_doubt_delay_s, retention_s=settings.retention.events_days * DAY_S
+        )
+        self._store = SqliteStore(
+            data,
+            slot=slot,
+            slots=workers,
+            disk=disk,
+            lanes=lanes,
+            clock=clock,
+            shards=settings.node.shards,
+            limits=limits,
+        )
+        self._identity = SqliteDocuments(f"{data}/{IDENTITY_FILE}", disk=disk, lane=lanes.lane("identity"), clock=clock)
+        self._directory = SqliteDocuments(
+            f"{data}/{DIRECTORY_FILE}", disk=disk, lane=lanes.lane("directory"), clock=clock
+        )
+        self._coordinator = SqliteCoordinator(
+            f"{data}/{COORDINATOR_FILE}", disk=disk, lane=lanes.lane("coordinator"), clock=clock
+        )
+        self._index = SqliteEventIndex(data, disk=disk, lanes=lanes, clock=clock)
+
+    def _build_senders(self) -> None:
+        self._keys = KeyRing(self._identity, self._clock)
+        self._passwords = Passwords(self._lanes.lane("passwords"))
+        self._logins = Logins(self._identity, self._clock, self._ids, self._passwords)
+        self._domains = DomainBook(self._directory, self._clock, self._seal)
+        self._gate = Gate(self._store, message_octets_max=self._settings.http.message_octets_max)
+
+    def _build_queue(self, names: EventIds) -> None:
+        delivery = self._settings.delivery
+        self._content = ContentCache(self._store, CONTENT_OCTETS_MAX)
+        self._scheduler = Scheduler(self._store, self._clock, self._dice, content=self._content)
+        self._intake = Intake(
+            self._store,
+            self._scheduler,
+            self._clock,
+            self._ids,
+            event_ids=names,
+            content=self._content,
+            expiry_s=delivery.expire_s,
+        )
+        self._commands = Commands(self._store, self._scheduler, self._clock, names)
+        self._event_ids = names
+
+    def _build_delivery(self) -> None:
+        delivery, clock, dice = self._settings.delivery, self._clock, self._dice
+        resolver = DnsResolver(
+            clock=clock,
+            servers=[_name_server(text) for text in self._settings.dns.nameservers],
+            answer_s=self._settings.dns.timeout_s,
+        )
+        smarthost = smarthost_of(delivery.route)
+        timeouts = Timeouts(
+            connect=delivery.connect_timeout_s,
+            greeting=delivery.reply_timeout_s,
+            envelope=delivery.reply_timeout_s,
+            dot=delivery.final_reply_timeout_s,
+        )
+        self._dispatcher = Dispatcher(
+            ready=ReadyQueues(claim=self._scheduler.claim),
+            content=self._content,
+            scheduler=self._scheduler,
+            store=self._store,
+            router=SmarthostRouter(*smarthost) if smarthost else MxRouter(resolver, clock=clock, dice=dice),
+            opener=Opener(
+                resolver=resolver, dialer=TcpDialer(), clock=clock, hostname=self._hostname, timeouts=timeouts
+            ),
+            settlement=self._settlement(),
+            signers=self._domains.signers,
+            domain=self._domains.get,
+            render=render,
+            clock=clock,
+            dice=dice,
+            log=self._log,
+            limits=DeliveryLimits(
+                connections_per_path=delivery.connections_per_site_max,
+                connections_max=delivery.connections_max,
+                messages_per_connection=delivery.messages_per_connection_max,
+            ),
+        )
+        self._scheduler.dispatch = self._dispatcher.dispatch
+
+    def _settlement(self) -> Callable[[Pending, Message, Outcome], Settle]:
+        """``queue.settlement.settle`` with all but the attempt filled in, counted."""
+        delivery = self._settings.delivery
+        tally, clock, dice, names = self._tally, self._clock, self._dice, self._event_ids
+        schedule = RetrySchedule(
+            first_pause_s=delivery.retry_base_s,
+            pause_s_max=delivery.retry_cap_s,
+            expiry_s=delivery.expire_s,
+            in_doubt_s=delivery.in_doubt_delay_s,
+        )
+
+        def settlement(pending: Pending, message: Message, outcome: Outcome) -> Settle:
+            tally.attempted(outcome)
+            return settle(pending, message, outcome, now=clock.now(), dice=dice, schedule=schedule, ids=names)
+
+        return settlement
+
+    def _build_doors(self) -> None:
+        store, clock, ids = self._store, self._clock, self._ids
+        self._smtp = SmtpDoor(
+            _smtp_config(self._settings, self._hostname, dev=self._dev),
+            accept=_Counted(self._intake, self._tally, "smtp").accept,
+            login=self._logins.by_password,
+            domains=self._domains.get,
+            spool=store.spool,
+            clock=clock,
+            ids=ids,
+            reason_to_shed=store.reason_to_shed,
+            tls=self._context,
+        )
+        web = _Counted(self._intake, self._tally, "http")
+        self._http = HttpDoor(
+            keys=self._keys,
+            domains=self._domains,
+            accept=web.accept,
+            reject=web.reject,
+            store=store,
+            bodies=store,
+            coordinator=self._coordinator,
+            clock=clock,
+            ids=ids,
+            gate=self._gate,
+            hostname=self._hostname,
+            extra_routes=(),
+        )
+
+    def _doors(self, http: Any) -> Doors:
+        doors = Doors(http=http, smtp=self._smtp, context=self._context, settings=self._settings)
+        store, smtp, gate = self._store, self._smtp, self._gate
+        self._metrics = Metrics(
+            self._tally,
+            {
+                "pigeonry_queue_recipients": lambda: [((), self._scheduler.in_memory)],
+                "pigeonry_content_octets": lambda: [((), self._content.octets)],
+                "pigeonry_delivery_connections": lambda: [((), self._dispatcher.connections)],
+                "pigeonry_door_connections": lambda: [
+                    (("http",), doors.web_connections),
+                    (("smtp",), len(smtp.connections)),
+                ],
+                "pigeonry_bodies_in_flight_octets": lambda: [((), gate.in_flight_octets + smtp.octets_in_flight)],
+                "pigeonry_shedding": lambda: [((), float(store.reason_to_shed() is not None))],
+                "pigeonry_log_head": lambda: [((), sum(map(store.head, store.shards())))],
+            },
+        )
+        return doors
+
+
+def _disk(data: str) -> Disk:
+    disk = LocalDisk(data)
+    if os.environ.get(FORGETFUL) == "forgetful":
+        from pigeonry.testing.power import ForgetfulDisk
+
+        return ForgetfulDisk(disk)
+    return disk
+
+
+def _reloader(settings: Settings, context: ssl.SSLContext | None) -> Callable[[], None]:
+    if context is None:
+        return lambda: None
+    return functools.partial(reload, context, settings.tls.cert, settings.tls.key)
+
+
+def _name_server(text: str) -> DnsServer:
+    if text.startswith("[") or text.count(":") == 1:
+        return DnsServer(*split_address(text))
+    return DnsServer(text)
+
+
+def _smtp_config(settings: Settings, hostname: str, *, dev: bool) -> SmtpDoorConfig:
+    smtp = settings.smtp
+    return SmtpDoorConfig(
+        hostname=hostname,
+        limits=SmtpLimits(message_octets_max=smtp.message_octets_max, recipients_max=smtp.recipients_max),
+        trusted_networks=smtp.trusted_networks,
+        allow_plain_auth=dev,
+        connections_max=smtp.connections_max,
+        idle_s=smtp.idle_s,
+    )
