@@ -1,0 +1,53 @@
+"""``GET /v3/{domain}/events``: what happened, page by page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+
+from pigeonry.doors.http.guard import own_domain
+from pigeonry.doors.http.respond import base_url, json_response
+from pigeonry.events.show import show
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from pigeonry.events.search import EventPage, EventSearch
+
+__all__ = ["routes"]
+
+
+def routes(search: EventSearch) -> list[Route]:
+    """The resource's routes."""
+
+    async def first(request: Request) -> Response:
+        domain = own_domain(request, request.path_params["domain"])
+        query = request.query_params
+        parameters = {name: query.getlist(name) for name in query}
+        question = search.question(domain.name, parameters)
+        return _answer(request, domain.name, await search.page(question))
+
+    async def further(request: Request) -> Response:
+        domain = own_domain(request, request.path_params["domain"])
+        question = search.read_token(domain.name, request.path_params["token"])
+        return _answer(request, domain.name, await search.page(question))
+
+    return [Route("/v3/{domain}/events", first), Route("/v3/{domain}/events/{token}", further)]
+
+
+def _answer(request: Request, domain: str, page: EventPage) -> Response:
+    base = base_url(request)
+    pages = f"{base}/v3/{domain}/events/"
+    return json_response(
+        {
+            "items": [show(octets, base_url=base) for octets in page.items],
+            "paging": {
+                "next": pages + page.next,
+                "previous": pages + page.previous,
+                "first": pages + page.first,
+                "last": pages + page.last,
+            },
+        }
+    )

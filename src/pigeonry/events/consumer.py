@@ -1,0 +1,102 @@
+"""Consumers of the event log: each has a cursor of its own, and can be killed, wiped and rebuilt.
+
+A ``Sink`` takes entries and moves its cursor with them in one transaction, so that an entry is never lost and, taken
+twice, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
+
+from pigeonry.domain.errors import Fault
+
+if TYPE_CHECKING:
+    from pigeonry.ports.environment import Clock
+    from pigeonry.ports.event_log import EventLog
+
+__all__ = ["Consumer", "IndexConsumer", "Sink"]
+
+PAGE: Final = 500  # events fed at once: some 10 ms of work
+ROUND_S: Final = 0.2  # between two looks at the log; an index may lag 1 s
+FAULT_PAUSE_S: Final = 1.0  # after a sink or a log that could not
+
+
+class Sink(Protocol):
+    """Where a consumer's entries go. ``ports.event_index.EventIndex`` is one."""
+
+    async def cursor(self, shard: int) -> int:
+        """The seq up to which entries were taken."""
+        ...
+
+    async def feed(self, shard: int, entries: Sequence[tuple[int, bytes]]) -> None:
+        """Take entries in order, and move the cursor with them."""
+        ...
+
+    async def level(self, at: Mapping[int, float]) -> None:
+        """Hear that logs had nothing beyond the cursor at a time."""
+        ...
+
+
+class Consumer:
+    """Feeds a sink with the events of the shards that this worker owns.
+
+    Args:
+        name: For the log.
+    """
+
+    def __init__(self, name: str, log: EventLog, sink: Sink, clock: Clock) -> None:
+        self._name = name
+        self._log = log
+        self._sink = sink
+        self._clock = clock
+        self._cursors: dict[int, int] = {}
+
+    def lag(self) -> int:
+        """Events in the log that the sink has not taken yet."""
+        return sum(max(0, self._log.head(shard) - self._cursors.get(shard, 0)) for shard in self._log.shards())
+
+    async def run(self) -> None:
+        """Follow the log until cancelled."""
+        failing = False
+        while True:
+            try:
+                await self.round()
+                pause = ROUND_S
+                failing = False
+            except Fault as error:
+                if not failing:
+                    structlog.get_logger().warning("consumer_waits", consumer=self._name, reason=error.text)
+                failing, pause = True, FAULT_PAUSE_S
+            await self._clock.sleep(pause)
+
+    async def round(self) -> None:
+        """Bring every shard to the end of its log."""
+        level: dict[int, float] = {}
+        for shard in self._log.shards():
+            level[shard] = await self._follow(shard)
+        if level:
+            await self._sink.level(level)
+
+    async def _follow(self, shard: int) -> float:
+        """Feed one shard; a time at which its log had nothing beyond the cursor."""
+        cursor = await self._sink.cursor(shard)
+        while True:
+            self._cursors[shard] = cursor
+            at = self._clock.now()
+            if self._log.head(shard) <= cursor:
+                return at
+            entries = await self._log.tail(shard, after=cursor, limit=PAGE)
+            if not entries:
+                return at
+            await self._sink.feed(shard, [(entry.seq, entry.octets) for entry in entries])
+            cursor = entries[-1].seq
+
+
+class IndexConsumer(Consumer):
+    """The consumer that keeps the search index level."""
+
+    def __init__(self, log: EventLog, index: Sink, clock: Clock) -> None:
+        super().__init__("index", log, index, clock)

@@ -1,0 +1,117 @@
+"""Where an event stands in the order that readers page through, and up to where that order is settled.
+
+Events of a shard are placed by their timestamps, but never before one with a lower seq and never at or before the
+shard's *watermark*. Readers show what lies at or before the lowest watermark of all shards that live. So whatever
+comes late (a slow commit, a worker that stood still, a clock that was set) comes after every page that was ever
+shown, and a reader who goes on from his last mark misses nothing.
+
+A log that is read a second time (a wiped or damaged index) places by timestamp what the first reading had placed
+already: it may have been shown, and those who saw it would see it again if it were new.
+
+Everything is counted in whole microseconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["DAY_US", "OWNER_SILENT_S", "SETTLING_S", "ShardOrder", "lowest_watermark", "micros"]
+
+DAY_US: Final = 86_400 * 1_000_000
+SETTLING_S: Final = 0.25
+"""How far the watermark of an idle shard stays behind the clock: most commits are done by then, so that most events
+stand exactly where their timestamps say."""
+OWNER_SILENT_S: Final = 10.0
+"""After so long without a sign of its owner a shard does not hold the others back: twice what the supervisor takes
+to kill a worker whose loop stands still."""
+_FRESH_S: Final = OWNER_SILENT_S / 2
+
+
+def micros(seconds: float) -> int:
+    """Seconds as whole microseconds."""
+    return round(seconds * 1e6)
+
+
+class ShardOrder:
+    """The order of one shard, as its owner extends it.
+
+    Args:
+        known: The highest seq that was ever placed, also by an index that is gone since.
+        watermark_us: Up to where all is indexed, as last published.
+        shown_us: Up to where readers may have been shown; over the watermark when the index was lost since, or when
+            readers went on without this shard.
+        spoken_us: When its owner last spoke.
+    """
+
+    __slots__ = ("known", "last_us", "shown_us", "spoken_us", "watermark_us")
+
+    def __init__(self, *, known: int = 0, watermark_us: int = 0, shown_us: int = 0, spoken_us: int = 0) -> None:
+        self.known = known
+        self.last_us = 0
+        self.watermark_us = watermark_us
+        self.shown_us = max(shown_us, watermark_us)
+        self.spoken_us = spoken_us
+
+    def place(self, seq: int, timestamp_us: int, *, now_us: int) -> int:
+        """The place of the next event of the shard: over all before it, and settled from now on in its order.
+
+        Args:
+            seq: Its seq.
+            timestamp_us: Its own time; one from the future is taken for now.
+            now_us: The time.
+        """
+        floor = self.last_us + 1
+        if seq > self.known:
+            self.known = seq
+            floor = max(floor, self.shown_us + 1)
+        self.last_us = max(floor, min(timestamp_us, now_us))
+        return self.last_us
+
+    def silent(self, now_us: int) -> bool:
+        """Whether readers may have gone on without this shard: then ``raise_to`` comes before the next event."""
+        return abs(now_us - self.spoken_us) > micros(_FRESH_S)
+
+    def raise_to(self, others_us: int) -> None:
+        """Readers may have been shown what lies at or before this, by the watermarks of others."""
+        self.shown_us = max(self.shown_us, others_us)
+
+    def advance(self) -> None:
+        """What is placed is indexed: nothing will come before it."""
+        self._publish(self.last_us)
+
+    def level(self, at_us: int, *, others_us: int) -> None:
+        """The log held nothing beyond the cursor at a time.
+
+        Args:
+            at_us: That time.
+            others_us: The highest watermark of other shards. It counts when the clock was set back, so that the
+                shards that stand still go along with those that go on.
+        """
+        settled_us = at_us - micros(SETTLING_S)
+        self._publish(max(self.last_us, settled_us if settled_us >= self.shown_us else max(self.shown_us, others_us)))
+
+    def forget(self) -> None:
+        """The index is gone: all is to be placed again."""
+        self.last_us = 0
+        self.watermark_us = 0
+
+    def _publish(self, upto_us: int) -> None:
+        self.watermark_us = max(self.watermark_us, upto_us)
+        self.shown_us = max(self.shown_us, self.watermark_us)
+
+
+def lowest_watermark(shards: Iterable[tuple[int, int]], *, now_us: int) -> int:
+    """The watermark over all shards.
+
+    Args:
+        shards: Of each shard its watermark and when its owner last spoke.
+        now_us: The time.
+    """
+    seen = list(shards)
+    if not seen:
+        return now_us - micros(SETTLING_S)
+    alive = [watermark for watermark, spoken in seen if abs(now_us - spoken) <= micros(OWNER_SILENT_S)]
+    return min(alive) if alive else max(watermark for watermark, _ in seen)
