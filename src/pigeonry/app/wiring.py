@@ -21,7 +21,7 @@ from pigeonry.app.doors import Doors
 from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE
 from pigeonry.app.node import Node, Parts
 from pigeonry.app.queue_commands import command_handlers
-from pigeonry.app.secrets import event_ids
+from pigeonry.app.secrets import event_ids, page_secret
 from pigeonry.app.tls import reload, server_context
 from pigeonry.auth.keys import KeyRing
 from pigeonry.auth.logins import Logins
@@ -33,8 +33,11 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
 from pigeonry.doors.http.app import HttpDoor
+from pigeonry.doors.http.v3 import events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
 from pigeonry.doors.smtp.listener import SmtpDoor
+from pigeonry.events.consumer import IndexConsumer
+from pigeonry.events.search import EventSearch
 from pigeonry.net.dialer import TcpDialer
 from pigeonry.net.disk import LocalDisk
 from pigeonry.net.environment import SystemClock, SystemDice, SystemIds
@@ -144,7 +147,9 @@ class Wiring:
         wiring = cls(settings, **choices)
         wiring._build_queue(await event_ids(wiring._directory, wiring._ids))
         wiring._build_delivery()
-        wiring._build_doors()
+        wiring._build_doors(
+            EventSearch(wiring._index, wiring._clock, await page_secret(wiring._directory, wiring._ids))
+        )
         return wiring
 
     def node(self, *, around: Callable[[Any], Any] | None = None) -> Node:
@@ -163,7 +168,7 @@ class Wiring:
             metrics=self._metrics,
             commands=command_handlers(self._commands, self._store, self._clock),
             first=(self._keys.refresh, self._logins.refresh, self._domains.refresh),
-            running=(self._keys.run, self._logins.run, self._domains.run, self._scheduler.run),
+            running=(self._keys.run, self._logins.run, self._domains.run, self._scheduler.run, self._consumer.run),
             last=(self._index.close, self._identity.close, self._directory.close, self._coordinator.close),
             reload_certificates=_reloader(self._settings, self._context),
         )
@@ -222,6 +227,7 @@ class Wiring:
             f"{data}/{COORDINATOR_FILE}", disk=disk, lane=lanes.lane("coordinator"), clock=clock
         )
         self._index = SqliteEventIndex(data, disk=disk, lanes=lanes, clock=clock)
+        self._consumer = IndexConsumer(self._store, self._index, clock)
 
     def _build_senders(self) -> None:
         self._keys = KeyRing(self._identity, self._clock)
@@ -301,7 +307,7 @@ class Wiring:
 
         return settlement
 
-    def _build_doors(self) -> None:
+    def _build_doors(self, search: EventSearch) -> None:
         store, clock, ids = self._store, self._clock, self._ids
         self._smtp = SmtpDoor(
             _smtp_config(self._settings, self._hostname, dev=self._dev),
@@ -327,7 +333,7 @@ class Wiring:
             ids=ids,
             gate=self._gate,
             hostname=self._hostname,
-            extra_routes=(),
+            extra_routes=events.routes(search),
         )
 
     def _doors(self, http: Any) -> Doors:
