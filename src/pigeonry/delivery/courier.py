@@ -111,6 +111,8 @@ class Courier:
         except BaseException:
             if self._opened is not None:
                 self._opened.connection.abort()
+            for task in tuple(self._unsettled):
+                task.cancel()
             raise
         finally:
             self._hang_up()
@@ -205,8 +207,8 @@ class Courier:
             return await self._deliver(pending, message, octets, started)
         except (NotFound, Fault):
             raise
-        except Exception as bug:  # noqa: BLE001  # a message that meets a bug of ours must harm no other
-            self._parts.log.error("attempt_failed", message=message.key.text(), exc_info=bug)
+        except Exception:  # a message that meets a bug of ours must harm no other
+            self._parts.log.exception("attempt_failed", message=message.key.text())
             return self._after_a_bug(started)
 
     def _after_a_bug(self, started: float) -> Outcome:

@@ -204,8 +204,8 @@ class Dispatcher:
     async def _serve(self, lane: Lane) -> None:
         try:
             await Courier(self._parts, lane).run()
-        except Exception as bug:  # noqa: BLE001  # one courier's bug must not stop the others
-            self._parts.log.error("courier_failed", site=lane.path.site, exc_info=bug)
+        except Exception:  # one courier's bug must not stop the others
+            self._parts.log.exception("courier_failed", site=lane.path.site)
         finally:
             lane.couriers -= 1
             self._couriers -= 1

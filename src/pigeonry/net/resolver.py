@@ -95,7 +95,7 @@ class DnsResolver:
         return sorted(exchangers, key=lambda exchanger: exchanger.preference)
 
     async def addresses(self, host: str) -> Sequence[str]:
-        """IPv6 and IPv4 addresses in turn, so that a host without IPv6 of its own soon gets to the other. See the port."""
+        """IPv6 and IPv4 addresses in turn, so that who has no IPv6 soon gets to the other. See the port."""
         literal = _literal(host)
         if literal:
             return (literal,)
@@ -164,13 +164,9 @@ class DnsResolver:
 
     async def _ready_stub(self) -> Stub:
         if self._stub is None:
-            if self._loading is None:
+            if self._loading is None or (self._loading.done() and self._loading.exception() is not None):
                 self._loading = asyncio.ensure_future(asyncio.to_thread(self._make_stub))
-            try:
-                self._stub = await asyncio.shield(self._loading)
-            finally:
-                if self._loading.done():
-                    self._loading = None
+            self._stub = await asyncio.shield(self._loading)
         return self._stub
 
     def _make_stub(self) -> Stub:

@@ -185,6 +185,7 @@ class Store:
             raise self.faults.pop(0)
         self.commits.append(transition)
         self.stage.trace.append("dot-sent")
+        self.stage.passed("dot-sent")
 
     async def recipient(self, pending: Pending) -> RecipientView | None:
         return self.views.get(pending.serial)
@@ -212,6 +213,7 @@ class Stage:
         self.forgotten: list[int] = []
         self.messages: dict[int, tuple[Message, bytes]] = {}
         self.paused = False
+        self.points: dict[str, list[asyncio.Event]] = {}
         self.settle_s = 0.05
         self.count = 0
         self.router: Router = MxRouter(self.names, clock=self.clock, dice=self.dice)
@@ -239,6 +241,8 @@ class Stage:
 
     def spy(self, number: int, octets: bytes) -> None:
         self.written.append(octets)
+        if octets.endswith(b"DATA\r\n"):
+            self.passed("DATA")
         if octets in {b".\r\n", b"\r\n.\r\n"}:
             self.trace.append("dot")
 
@@ -249,6 +253,16 @@ class Stage:
         self.names.hosts[host] = (address,)
         self.scripts[address] = Script(**script)
         return self.scripts[address]
+
+    def passed(self, point: str) -> None:
+        for waiting in self.points.pop(point, []):
+            waiting.set()
+
+    async def until(self, point: str) -> None:
+        """Wait until delivery comes by: ``DATA`` was written, ``dot-sent`` is durable."""
+        waiting = asyncio.Event()
+        self.points.setdefault(point, []).append(waiting)
+        await waiting.wait()
 
     # the queue's side
 

@@ -30,7 +30,9 @@ def test_envelope_is_one_write_and_the_dot_is_the_only_thing_that_waits(stage):
 def test_final_dot_leaves_only_after_dot_sent_is_durable(stage):
     stage.site()
     stage.deliver(stage.pending(), stage.pending())
-    assert stage.trace == ["dot-sent", "dot"] * 2 or stage.trace == ["dot-sent", "dot-sent", "dot", "dot"]
+    assert sorted(stage.trace) == ["dot", "dot", "dot-sent", "dot-sent"]
+    assert stage.trace[0] == "dot-sent"
+    assert stage.trace[-1] == "dot"
     assert [commit.attempt for commit in stage.store.commits] == [1, 1]
 
 
@@ -161,7 +163,7 @@ def test_internationalised_message_says_so(stage):
     stage.site()
     stage.deliver(stage.pending("jürgen@to.test", smtputf8=True, eight_bit=True))
     assert isinstance(stage.outcomes[1], Delivered)
-    assert "MAIL FROM:<bounce@send.test> SIZE=30 BODY=8BITMIME SMTPUTF8".encode() in stage.servers[0].commands
+    assert b"MAIL FROM:<bounce@send.test> SIZE=30 BODY=8BITMIME SMTPUTF8" in stage.servers[0].commands
     assert "RCPT TO:<jürgen@to.test>".encode() in stage.servers[0].commands
 
 

@@ -164,8 +164,7 @@ def test_drain_lets_a_conversation_end_and_takes_no_more(stage):
         task = asyncio.ensure_future(dispatcher.run())
         for _ in range(5):
             dispatcher.dispatch(stage.pending())
-        while not stage.store.commits:
-            await asyncio.sleep(0.01)
+        await stage.until("dot-sent")
         await dispatcher.drain()
         assert stage.settled == [1]
         assert stage.ready.total() == 4
@@ -197,8 +196,7 @@ def test_stopping_at_once_cuts_connections_before_the_dot(stage):
         task = asyncio.ensure_future(dispatcher.run())
         await asyncio.sleep(0)
         dispatcher.dispatch(stage.pending())
-        while "DATA" not in str(stage.written):
-            await asyncio.sleep(0.001)
+        await stage.until("DATA")
         task.cancel()
         await asyncio.wait([task])
         await asyncio.sleep(1)
