@@ -54,6 +54,6 @@ $(STAMPS)/uv:
 
 # The lock first, hashes and all; then this project itself, without looking at its dependencies again.
 $(STAMPS)/installed: $(STAMPS)/uv requirements.lock pyproject.toml
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@

@@ -6,7 +6,8 @@ Each command is named here and imported only when it is run, so that ``pigeonry 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 from cyclopts import App, CycloptsError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "program"]
 
-_COMMANDS = "pigeonry.app.commands"
+_COMMANDS: Final = "pigeonry.app.commands"
 
 
 def program() -> App:
@@ -37,7 +38,55 @@ def program() -> App:
     config.command(f"{_COMMANDS}.config:show", name="show", help="Print the settings as they would be used.")
     config.command(f"{_COMMANDS}.config:schema", name="schema", help="Print the JSON Schema of the file.")
     app.command(config)
+    _manage(app)
     return app
+
+
+_MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
+    "domain": (
+        "Sending domains.",
+        (
+            ("add", "add", "Make a sending domain and print its DNS records."),
+            ("list", "show_all", "Print all sending domains."),
+            ("delete", "delete", "Delete a sending domain and its SMTP logins."),
+            ("dns", "dns", "Print the DNS records that a domain needs."),
+        ),
+    ),
+    "key": (
+        "API keys.",
+        (
+            ("create", "create", "Make an API key; it is shown once."),
+            ("list", "show_all", "Print all API keys."),
+            ("delete", "delete", "Revoke an API key."),
+        ),
+    ),
+    "smtp-cred": (
+        "SMTP logins.",
+        (
+            ("add", "add", "Make an SMTP login, or change its password."),
+            ("list", "show_all", "Print SMTP logins."),
+            ("delete", "delete", "Delete an SMTP login."),
+        ),
+    ),
+    "queue": (
+        "Mail that waits.",
+        (
+            ("show", "show", "Print the recipients that wait."),
+            ("cancel", "cancel", "End what waits of a message: cancelled."),
+            ("retry", "retry", "Attempt what waits of a message now."),
+            ("drop", "drop", "End what waits of a message: dropped."),
+        ),
+    ),
+}
+"""Groups of commands about what a node keeps: name, function in the group's module, meaning."""
+
+
+def _manage(app: App) -> None:
+    for name, (meaning, commands) in _MANAGE.items():
+        group = App(name=name, help=meaning)
+        for command, function, sentence in commands:
+            group.command(f"{_COMMANDS}.{name.replace('-', '_')}:{function}", name=command, help=sentence)
+        app.command(group)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,8 +11,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from pigeonry.admission.domains import DomainBook
 from pigeonry.admission.gate import Gate
 from pigeonry.app.accounts import DEV_DOMAIN, Accounts
@@ -38,6 +36,7 @@ from pigeonry.doors.smtp.config import SmtpDoorConfig
 from pigeonry.doors.smtp.listener import SmtpDoor
 from pigeonry.events.consumer import IndexConsumer
 from pigeonry.events.search import EventSearch
+from pigeonry.events.show import show
 from pigeonry.net.dialer import TcpDialer
 from pigeonry.net.disk import LocalDisk
 from pigeonry.net.environment import SystemClock, SystemDice, SystemIds
@@ -197,7 +196,7 @@ class Wiring:
             where=Term("is", "message-id", message_id),
         )
         page = await self._index.search(query)
-        return [msgspec.json.decode(octets) for _, octets in page.items]
+        return [show(octets, base_url="") for _, octets in page.items]
 
     async def page(self) -> bytes:
         """The metrics' exposition."""
@@ -351,6 +350,7 @@ class Wiring:
                 ],
                 "pigeonry_bodies_in_flight_octets": lambda: [((), gate.in_flight_octets + smtp.octets_in_flight)],
                 "pigeonry_shedding": lambda: [((), float(store.reason_to_shed() is not None))],
+                "pigeonry_index_lag_events": lambda: [((), self._consumer.lag())],
                 "pigeonry_log_head": lambda: [((), sum(map(store.head, store.shards())))],
             },
         )

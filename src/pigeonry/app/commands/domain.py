@@ -1,0 +1,90 @@
+"""``pigeonry domain add|list|delete|dns``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pigeonry.app.local import open_accounts
+from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pigeonry.app.accounts import DnsRecord
+    from pigeonry.domain.tenant import SendingDomain
+
+__all__ = ["add", "delete", "dns", "show_all"]
+
+
+def add(name: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
+    """Make a sending domain with its DKIM key, and print the DNS records to publish."""
+
+    async def work() -> tuple[SendingDomain, Sequence[DnsRecord]]:
+        async with open_accounts(config) as accounts:
+            made = await accounts.create_domain(name)
+            return made, accounts.records(made)
+
+    domain, records = asyncio.run(work())
+    _print(domain, records, json=json)
+
+
+def dns(name: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
+    """Print the DNS records that a domain needs."""
+
+    async def work() -> tuple[SendingDomain, Sequence[DnsRecord]]:
+        async with open_accounts(config) as accounts:
+            found = await accounts.domain(name)
+            return found, accounts.records(found)
+
+    domain, records = asyncio.run(work())
+    _print(domain, records, json=json)
+
+
+def show_all(*, config: ConfigFile = None, json: Json = False) -> None:
+    """Print all sending domains."""
+
+    async def work() -> Sequence[SendingDomain]:
+        async with open_accounts(config) as accounts:
+            return await accounts.domains()
+
+    rows = [_described(domain) for domain in asyncio.run(work())]
+    if json:
+        print_json({"items": rows})
+    else:
+        print_rows(rows, ("name", "state", "type", "account"), none="No domains yet: pigeonry domain add NAME")
+
+
+def delete(name: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
+    """Delete a sending domain and its SMTP logins. Mail that waits is still delivered, unsigned."""
+
+    async def work() -> None:
+        async with open_accounts(config) as accounts:
+            await accounts.delete_domain(name)
+
+    asyncio.run(work())
+    if json:
+        print_json({"name": name, "deleted": True})
+    else:
+        sys.stdout.write(f"Domain {name} was deleted.\n")
+
+
+def _described(domain: SendingDomain) -> dict[str, Any]:
+    return {
+        "name": domain.name,
+        "state": domain.state,
+        "type": domain.type,
+        "account": domain.account,
+        "dkim": [{"selector": key.selector, "algorithm": key.algorithm, "active": key.active} for key in domain.dkim],
+    }
+
+
+def _print(domain: SendingDomain, records: Sequence[DnsRecord], *, json: bool) -> None:
+    rows = [msgspec.to_builtins(record) for record in records]
+    if json:
+        print_json({**_described(domain), "sending_dns_records": rows})
+    else:
+        print_rows(rows, ("record_type", "name", "value"))

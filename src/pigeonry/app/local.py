@@ -1,0 +1,94 @@
+"""What a command of the shell reaches on its own node: the documents in their files, the workers by their sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pigeonry.app.config import default_data, load, sealing_key_path, worker_count
+from pigeonry.app.installation import DIRECTORY_FILE, IDENTITY_FILE, prepare
+from pigeonry.app.sockets import command_address
+from pigeonry.domain.errors import OwnerUnreachable
+from pigeonry.doors.commands.client import call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pigeonry.app.accounts import Accounts
+    from pigeonry.app.settings import Settings
+
+__all__ = ["ask_every_worker", "ask_owner", "node_data", "open_accounts"]
+
+ASK_S: Final = 30.0  # what an owner may take for a command
+
+
+def node_data(config: str | None) -> tuple[Settings, str]:
+    """The settings and the absolute data folder."""
+    settings = load(config, os.environ)
+    return settings, str(Path(default_data(settings, os.environ)).absolute())
+
+
+@contextlib.asynccontextmanager
+async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
+    """Accounts over this node's Identity and Directory, whether it runs or not; a new installation is made.
+
+    Raises:
+        ConfigInvalid, SealKeyError: As said there.
+    """
+    from pigeonry.app.accounts import Accounts
+    from pigeonry.auth.passwords import Passwords
+    from pigeonry.net.disk import LocalDisk
+    from pigeonry.net.environment import SystemClock, SystemIds
+    from pigeonry.net.lanes import ThreadLanes
+    from pigeonry.net.sealing import load_seal
+    from pigeonry.stores.sqlite.documents import SqliteDocuments
+
+    settings, data = node_data(config)
+    seal_key = sealing_key_path(settings, os.environ)
+    prepare(data, seal_key)
+    disk, lanes, clock = LocalDisk(data), ThreadLanes(), SystemClock()
+    identity = SqliteDocuments(f"{data}/{IDENTITY_FILE}", disk=disk, lane=lanes.lane("identity"), clock=clock)
+    directory = SqliteDocuments(f"{data}/{DIRECTORY_FILE}", disk=disk, lane=lanes.lane("directory"), clock=clock)
+    try:
+        yield Accounts(
+            identity=identity,
+            directory=directory,
+            passwords=Passwords(lanes.lane("passwords")),
+            seal=load_seal(Path(seal_key)),
+            clock=clock,
+            ids=SystemIds(),
+            lane=lanes.lane("keys"),
+        )
+    finally:
+        await identity.close()
+        await directory.close()
+
+
+async def ask_owner(config: str | None, name: str, *, shard: int, argument: Any) -> Any:
+    """Send a command to the worker that owns a shard.
+
+    Raises:
+        OwnerUnreachable: It does not answer.
+    """
+    settings, data = node_data(config)
+    return await _ask(data, shard % worker_count(settings), name, argument)
+
+
+async def ask_every_worker(config: str | None, name: str, argument: Any) -> list[Any]:
+    """Send a command to each worker of the node; their answers.
+
+    Raises:
+        OwnerUnreachable: One of them does not answer.
+    """
+    settings, data = node_data(config)
+    return [await _ask(data, slot, name, argument) for slot in range(worker_count(settings))]
+
+
+async def _ask(data: str, slot: int, name: str, argument: Any) -> Any:
+    try:
+        with command_address(data, slot) as address:
+            return await call(address, name, argument, timeout_s=ASK_S)
+    except (FileNotFoundError, NotADirectoryError):
+        raise OwnerUnreachable("The node does not run.") from None
