@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pigeonry.testing.dice import SeededDice
-
 from pigeonry.drills.durability import Plan, durability
 from pigeonry.drills.report import Report
 from pigeonry.net.environment import SystemClock
+from pigeonry.testing.dice import SeededDice
 
 
 async def test_nothing_acknowledged_is_lost_when_workers_and_supervisor_are_killed(tmp_path: Path) -> None:
@@ -17,5 +16,5 @@ async def test_nothing_acknowledged_is_lost_when_workers_and_supervisor_are_kill
     print(f"seed={seed}")
     report = Report("durability", SystemClock(), print)
     plan = Plan(messages=20_000, kills=30, power_cuts=0)
-    await durability(plan, tmp_path, clock=SystemClock(), dice=SeededDice(seed), report=report)
+    await durability(plan, tmp_path, clock=SystemClock(), dice=SeededDice(str(seed)), report=report)
     assert report.met, f"seed={seed}\n{report.text()}"

@@ -77,6 +77,11 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("drop", "drop", "End what waits of a message: dropped."),
         ),
     ),
+    "events": ("The event log.", (("count", "count", "Count the events in the log's files."),)),
+    "drill": (
+        "Situations that hurt, built with real processes and judged against bars.",
+        (("durability", "durability", "Kill everything under load; nothing acknowledged may be lost."),),
+    ),
 }
 """Groups of commands about what a node keeps: name, function in the group's module, meaning."""
 

@@ -139,11 +139,12 @@ class Connection(asyncio.Protocol):
         event = session.receive(data)
         if event is not None:
             self._act(event)
-        if (output := session.take_output()) and self._transport is not None:
-            self._transport.write(output)
-        if session.held > WAITING_OCTETS_MAX and not self._paused and self._transport is not None:
+        transport = self._transport
+        if (output := session.take_output()) and transport is not None:
+            transport.write(output)
+        elif session.held > WAITING_OCTETS_MAX and not self._paused and transport is not None:
             self._paused = True
-            self._transport.pause_reading()
+            transport.pause_reading()
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection while an answer is owed: a peer may send all and then listen."""
@@ -309,11 +310,10 @@ class Connection(asyncio.Protocol):
         self._door.tasks.add(task)
 
     async def _commit(self, made: Submission) -> None:
-        door = self._door
         try:
             reply = await self._accepted(made)
         finally:
-            door.octets_in_flight -= self._body
+            self._door.octets_in_flight -= self._body
             self._done()
         self._answer(reply)
 

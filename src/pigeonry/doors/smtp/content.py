@@ -19,7 +19,7 @@ from pigeonry.compose.settings import DEFAULTS, control_parameters, read_setting
 from pigeonry.domain.address import domain_of
 from pigeonry.domain.errors import BadAddress, BadRequest, NotAllowed
 from pigeonry.domain.event import EMPTY_OBJECT, EventMessage, MessageHeaders
-from pigeonry.domain.message import NewRecipient
+from pigeonry.domain.message import BodyKind, NewRecipient
 from pigeonry.domain.reply import EnhancedStatus
 from pigeonry.domain.submission import Submission
 from pigeonry.doors.smtp.head import Head, HeadRefused
@@ -51,7 +51,6 @@ class Content(msgspec.Struct, frozen=True, gc=False):
         account, domain: Who pays; the sending domain.
         headers: What events repeat.
         settings: What the sender asked for.
-        eight_bit: Whether the head has octets over 127.
     """
 
     head: bytes
@@ -60,7 +59,6 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     domain: str
     headers: MessageHeaders
     settings: Settings
-    eight_bit: bool
 
 
 class Reader:
@@ -108,27 +106,32 @@ class Reader:
         """
         values = head.values
         settings = _settings(head, now=now) if head.controlled else DEFAULTS
+        additions = b""
         if caller is None:
             account, domain = self._relayed(reverse_path, values)
-            additions = b""
         else:
             account, sending = self._submitted(reverse_path, caller)
             domain = sending.name
             additions = _sender(values, sending)
         if not values.get(b"date", b"").strip():
             additions += f"Date: {self._trace.date()}\r\n".encode("ascii")
-        message_id = _shown(values, b"message-id")
+        message_id = _shown(values.get(b"message-id", b""))
         if not message_id:
             message_id = self._identities.make(domain).message_id
             additions += f"Message-Id: <{message_id}>\r\n".encode()
-        elif message_id.startswith("<") and message_id.endswith(">"):
+        elif message_id[0] == "<" and message_id[-1] == ">":
             message_id = message_id[1:-1]
-        shown = MessageHeaders(message_id, _shown(values, b"from"), _shown(values, b"to"), _shown(values, b"subject"))
-        octets = head.rewritten(trace=self._trace.line(origin), additions=additions)
         skip = len(head.octets)
+        octets = self._trace.line(origin) + head.cleaned() + additions
         if not text.startswith(b"\r\n", skip):
             octets += b"\r\n"
-        return Content(octets, skip, account, domain, shown, settings, not octets.isascii())
+        shown = MessageHeaders(
+            message_id,
+            _shown(values.get(b"from", b"")),
+            _shown(values.get(b"to", b"")),
+            _shown(values.get(b"subject", b"")),
+        )
+        return Content(octets, skip, account, domain, shown, settings)
 
     def _relayed(self, reverse_path: ReversePath, values: dict[bytes, bytes]) -> tuple[str, str]:
         if reverse_path.mailbox:
@@ -173,50 +176,50 @@ def submission(
     """
     settings = content.settings
     due = settings.deliver_at
-    if len(forward_paths) == 1:
-        path = forward_paths[0]
-        recipients: tuple[NewRecipient, ...] = (NewRecipient(path.mailbox, due, b"", path.notify, path.orcpt),)
-    else:
-        unique = {path.mailbox: path for path in reversed(forward_paths)}
-        recipients = tuple([NewRecipient(p.mailbox, due, b"", p.notify, p.orcpt) for p in reversed(unique.values())])
+    if len(forward_paths) > 1:
+        forward_paths = list({path.mailbox: path for path in reversed(forward_paths)}.values())[::-1]
+    recipients = tuple([NewRecipient(p.mailbox, due, b"", p.notify, p.orcpt) for p in forward_paths])
     return Submission(
-        account=content.account,
-        domain=content.domain,
-        reverse_path=reverse_path.mailbox,
-        recipients=recipients,
-        summary=EventMessage(content.headers, length),
-        body=body,
-        eight_bit=eight_bit,
-        smtputf8=reverse_path.smtputf8 and _needs_smtputf8(content, reverse_path, recipients),
-        method="smtp",
-        tags=settings.tags,
-        user_variables=settings.event_variables() if settings.variables else EMPTY_OBJECT,
-        options=settings.options,
-        authenticated=caller is not None,
-        key="" if caller is None else caller.key,
-        originating_ip=address,
-        envelope_id=reverse_path.envid,
-        dsn_return=reverse_path.ret,
+        content.account,
+        content.domain,
+        reverse_path.mailbox,
+        recipients,
+        EventMessage(content.headers, length),
+        body,
+        BodyKind.OCTETS,
+        eight_bit,
+        reverse_path.smtputf8 and _needs_smtputf8(content, reverse_path, recipients),
+        "smtp",
+        settings.tags,
+        settings.event_variables() if settings.variables else EMPTY_OBJECT,
+        settings.options,
+        caller is not None,
+        "" if caller is None else caller.key,
+        address,
+        reverse_path.envid,
+        reverse_path.ret,
     )
 
 
 def _needs_smtputf8(content: Content, reverse_path: ReversePath, recipients: tuple[NewRecipient, ...]) -> bool:
     return (
-        content.eight_bit
+        not content.head.isascii()
         or not reverse_path.mailbox.isascii()
         or not all(recipient.address.isascii() for recipient in recipients)
     )
 
 
-def _shown(values: dict[bytes, bytes], name: bytes) -> str:
-    raw = values.get(name)
-    return "" if raw is None else encoded_words.decode(raw)[:SHOWN_CHARACTERS_MAX]
+def _shown(raw: bytes) -> str:
+    """A raw value as people read it; most are plain ASCII on one line."""
+    if raw.find(b"=?") >= 0 or raw.find(b"\r") >= 0 or not raw.isascii():
+        return encoded_words.decode(raw)[:SHOWN_CHARACTERS_MAX]
+    return raw.strip()[:SHOWN_CHARACTERS_MAX].decode("ascii")
 
 
 def _author(values: dict[bytes, bytes]) -> str:
     """The first From address; empty when there is none that can be read."""
     try:
-        addresses = parse_list(_shown(values, b"from"))
+        addresses = parse_list(_shown(values.get(b"from", b"")))
     except BadAddress:
         return ""
     return addresses[0].mailbox if addresses else ""

@@ -24,9 +24,10 @@ __all__ = ["Head", "HeadRefused", "read_head"]
 HEAD_OCTETS_MAX: Final = 131_072  # half of what is held in memory, so that a head is always whole in the first piece
 RECEIVED_MAX: Final = 30  # RFC 5321 section 6.3: a count from which a loop is certain; at least 100 hops is for relays
 
-_FIELD: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
-_WANTED: Final = frozenset({b"from", b"to", b"subject", b"message-id", b"date", b"sender", b"bcc", b"return-path"})
+# One field, or else one line that is none: found in one pass, the empty name tells that there is such a line.
+_FIELDS: Final = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)\r\n|([^\n]+\n)")
 _ALWAYS_OUT: Final = frozenset({b"bcc", b"return-path"})
+_CONTROL_LINE: Final = b"\r\n" + CONTROL_PREFIX
 
 
 class HeadRefused(PigeonryError):
@@ -46,25 +47,25 @@ class Head:
 
     Args:
         octets: The header section, its last CRLF included, without the empty line.
-        values: Raw values of the fields we look at, in lower case, the first of each name.
+        values: Raw values by name in lower case; of several fields of a name, the first.
         controlled: Whether there are ``X-Mailgun-*`` headers.
     """
 
     __slots__ = ("controlled", "octets", "values")
 
-    def __init__(self, octets: bytes, values: dict[bytes, bytes], *, controlled: bool) -> None:
+    def __init__(self, octets: bytes, values: dict[bytes, bytes], controlled: bool) -> None:  # noqa: FBT001 - hot path
         self.octets = octets
         self.values = values
         self.controlled = controlled
 
-    def rewritten(self, *, trace: bytes, additions: bytes) -> bytes:
-        """The header section as it is stored: traced, cleaned, completed. Ends with the last field's CRLF."""
+    def cleaned(self) -> bytes:
+        """The header section without what is for us alone, and without an empty Date or Message-ID."""
         values = self.values
-        out = {name for name in (b"date", b"message-id") if name in values and not values[name].strip()}
-        octets = self.octets
-        if out or self.controlled or not _ALWAYS_OUT.isdisjoint(values):
-            octets = headers.without(octets, _ALWAYS_OUT | out, prefix=CONTROL_PREFIX)
-        return trace + octets + additions
+        if not (self.controlled or b"bcc" in values or b"return-path" in values):
+            if values.get(b"date", b"x").strip() and values.get(b"message-id", b"x").strip():
+                return self.octets
+        empty = {name for name in (b"date", b"message-id") if not values.get(name, b"x").strip()}
+        return headers.without(self.octets, _ALWAYS_OUT | empty, prefix=CONTROL_PREFIX)
 
 
 def read_head(text: bytes) -> Head:
@@ -76,37 +77,26 @@ def read_head(text: bytes) -> Head:
     Raises:
         HeadRefused: It is too large, or the message went through too many servers.
     """
-    length = headers.head_length(text)
-    octets = text[: min(length, HEAD_OCTETS_MAX)]
-    values: dict[bytes, bytes] = {}
-    controlled = False
-    received = start = 0
-    name = b""
-    for line in octets.split(b"\r\n"):
-        if line[:1] in (b" ", b"\t"):
-            if not start:
-                break
-            if name in _WANTED:
-                values[name] += b"\r\n" + line
-        elif line:
-            colon = line.find(b":")
-            name = line[: max(colon, 0)].rstrip(b" \t").lower()
-            if name in _WANTED:
-                if name in values:
-                    name = b""
-                else:
-                    values[name] = line[colon + 1 :]
-            elif name == b"received":
-                received += 1
-            elif not _FIELD.match(line):
-                break
-            elif name.startswith(CONTROL_PREFIX):
-                controlled = True
-        start += len(line) + 2
+    end = text.find(b"\r\n\r\n", 0, HEAD_OCTETS_MAX)
+    if end >= 0:
+        octets = text[: end + 2] if end else b""
     else:
-        if length > HEAD_OCTETS_MAX:
-            raise HeadRefused(554, EnhancedStatus(6, 0), "The header section is larger than 128 KiB")
-        start = length
-    if received >= RECEIVED_MAX:
+        octets = text[:HEAD_OCTETS_MAX]
+    if octets.startswith(b"\r\n"):
+        octets = b""
+    found = _FIELDS.findall(octets)
+    values = {name.lower(): value for name, value, _ in reversed(found)}
+    if b"" in values:
+        return read_head(octets[: _first_other_line(octets)] + b"\r\n")
+    if end < 0 and len(text) > HEAD_OCTETS_MAX:
+        raise HeadRefused(554, EnhancedStatus(6, 0), "The header section is larger than 128 KiB")
+    lower = octets.lower()
+    if lower.count(b"\r\nreceived") + 1 >= RECEIVED_MAX <= sum(n.lower() == b"received" for n, _, _ in found):
         raise HeadRefused(554, EnhancedStatus(4, 6), "Too many hops: the message goes in circles")
-    return Head(octets[:start], values, controlled=controlled)
+    # find and not in: Python 3.11 tries the bytes as a number first, which costs more than the search.
+    return Head(octets, values, lower.find(_CONTROL_LINE) >= 0 or lower.startswith(CONTROL_PREFIX))
+
+
+def _first_other_line(octets: bytes) -> int:
+    """Where the first line begins that is no field."""
+    return next(found.start() for found in _FIELDS.finditer(octets) if found[1] is None)
