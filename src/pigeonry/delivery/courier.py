@@ -127,6 +127,9 @@ class Courier:
             if parts.ending():
                 return None
             opened = self._opened
+            if opened is not None and not opened.connection.usable:
+                self._hang_up()
+                opened = None
             if opened is not None and opened.connection.messages >= parts.limits.messages_per_connection:
                 return None
             if parts.settling.paused:
@@ -137,7 +140,7 @@ class Courier:
             pending = parts.pop(lane)
             if pending is not None:
                 return pending
-            if opened is None or not opened.connection.usable or not await self._idle(opened):
+            if opened is None or not await self._idle(opened):
                 return None
 
     async def _idle(self, opened: Opened) -> bool:

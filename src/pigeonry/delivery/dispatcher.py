@@ -166,8 +166,11 @@ class Dispatcher:
             route = await self._router.route(domain)
         except NoRoute as none:
             outcome = _timed(none.outcome, self._parts.clock.monotonic() - started)
-            for pending in self._looking.pop(domain):
-                await self._conclude(pending, outcome)
+            await self._conclude_all(deque(self._looking.pop(domain)), outcome)
+        except Exception:  # a look-up that meets a bug of ours must harm no other
+            self._parts.log.exception("look_up_failed", domain=domain)
+            for pending in self._looking.pop(domain, ()):
+                self._parts.settling.postpone(pending, seconds=self._limits.retry_content_s)
         else:
             for pending in self._looking.pop(domain):
                 self._enqueue(route, pending)
@@ -235,20 +238,24 @@ class Dispatcher:
 
     async def _sweep_out(self, lane: Lane) -> None:
         """Defer all that waits for a path that keeps failing."""
-        failure = lane.failure
         try:
-            while failure is not None and not self._ending:
-                async with asyncio.TaskGroup() as settles:
-                    for _ in range(min(self._limits.swept_at_once, self._ready.backlog(lane.path))):
-                        pending = self._ready.pop(lane.path)
-                        if pending is not None:
-                            settles.create_task(self._conclude(pending, _timed(failure, 0.0)))
-                if not self._ready.backlog(lane.path):
+            while lane.failure is not None and not self._ending:
+                swept: deque[Pending] = deque()
+                while len(swept) < self._limits.swept_at_once and (pending := self._ready.pop(lane.path)) is not None:
+                    swept.append(pending)
+                if not swept:
                     return
-                failure = lane.failure
+                await self._conclude_all(swept, lane.failure)
         finally:
             lane.sweeping = False
             self._check_quiet()
+
+    async def _conclude_all(self, pendings: deque[Pending], outcome: Deferred | Refused) -> None:
+        """Settle them all, so many at once that they share commits; what a drain leaves over stays pending."""
+        while pendings and not self._ending:
+            async with asyncio.TaskGroup() as settles:
+                for _ in range(min(len(pendings), self._limits.swept_at_once)):
+                    settles.create_task(self._conclude(pendings.popleft(), outcome))
 
     async def _conclude(self, pending: Pending, outcome: Deferred | Refused) -> None:
         """Settle a recipient for whom there was no conversation."""

@@ -59,13 +59,17 @@ class Lane:
         self.failure = None
 
     def failed(self, failure: Deferred, *, limits: DeliveryLimits, dice: Dice, wake: Callable[[], None]) -> None:
-        """No session could be had: rest, for longer each time, then ``wake``."""
+        """No session could be had: rest, for longer each time, then ``wake``.
+
+        What fails while the path rests was begun before: it is the same failure, and counts once.
+        """
         self.failure = failure
+        if self._resting is not None:
+            return
         self.failures += 1
-        if self._resting is None:
-            rest_s = min(limits.rest_s * 2.0 ** min(self.failures - 1, _DOUBLINGS_MAX), limits.rest_s_max)
-            loop = asyncio.get_running_loop()
-            self._resting = loop.call_later(rest_s * (1.0 + 0.25 * dice.random()), self._rested, wake)
+        rest_s = min(limits.rest_s * 2.0 ** min(self.failures - 1, _DOUBLINGS_MAX), limits.rest_s_max)
+        loop = asyncio.get_running_loop()
+        self._resting = loop.call_later(rest_s * (1.0 + 0.25 * dice.random()), self._rested, wake)
 
     def stop(self) -> None:
         """No timer of this lane fires any more."""

@@ -103,7 +103,7 @@ class Preparing:
             NotConvertible: It has 8-bit content that the server does not take and that cannot be converted.
             StoreBusy: The recipient's DSN parameters could not be read.
         """
-        eight_bit = message.eight_bit
+        eight_bit = message.eight_bit or (message.body_kind is BodyKind.TEMPLATE and not octets.isascii())
         if eight_bit and not capabilities.eight_bit_mime:
             octets = seven_bit(octets)
             eight_bit = False

@@ -251,3 +251,44 @@ def test_idle_connection_is_closed_and_its_lane_forgotten(stage):
 
     stage.play(main())
     assert stage.servers[0].commands[-1] == b"QUIT"
+
+
+def test_failures_at_the_same_moment_count_once_and_spare_the_backlog(stage):
+    script = stage.site(refuse=True)
+
+    async def main():
+        dispatcher = stage.dispatcher(connections_per_path=10)
+        task = asyncio.ensure_future(dispatcher.run())
+        await asyncio.sleep(0)
+        for _ in range(100):
+            dispatcher.dispatch(stage.pending())
+        await asyncio.sleep(2)
+        script.refuse = False
+        await asyncio.sleep(60)
+        task.cancel()
+        await asyncio.wait([task])
+
+    stage.play(main())
+    assert len(delivered(stage)) >= 88
+    assert len(stage.outcomes) == 100
+
+
+def test_server_that_drops_every_connection_is_not_hammered(stage):
+    stage.site(replies={"MAIL": b"CUT"})
+    stage.deliver(*[stage.pending() for _ in range(300)], connections_per_path=5, seconds=60.0)
+    assert len(stage.outcomes) == 300
+    assert len(stage.servers) <= 12
+
+
+def test_bug_in_a_look_up_harms_no_other(stage):
+    stage.site()
+    stage.names.exchangers["odd.test"] = ("no record",)
+    stage.deliver(stage.pending("u@odd.test"), stage.pending())
+    assert stage.postponed == [1]
+    assert delivered(stage) == [2]
+
+
+def test_many_recipients_of_a_dead_domain_share_commits(stage):
+    stage.settle_s = 1.0
+    stage.deliver(*[stage.pending(f"u{n}@nowhere.test") for n in range(500)], seconds=10.0)
+    assert len(stage.settled) == 500
