@@ -81,7 +81,8 @@ def compose_mime(
         variables = control_parameters(head).get("recipient-variables", [None])[0]
     batch = variables is not None
     replaced = {name.lower().encode("ascii") for name, _ in settings.headers}
-    kept = headers.without(head, _OUT | replaced, prefix=CONTROL_PREFIX)
+    empty = {name for name in (b"date", b"message-id") if headers.value(head, name) == b""}
+    kept = headers.without(head, _OUT | replaced | empty, prefix=CONTROL_PREFIX)
     writer = HeadWriter(batch=batch)
     writer.raw(identity.received)
     writer.annotations(settings)

@@ -50,7 +50,10 @@ def parse_addresses(form: Form, parameter: str) -> list[Address]:
     except BadAddress as error:
         raise BadAddress(f"Parameter {parameter}: {error.text}") from None
     if len(addresses) > 1:
-        addresses = list({address.mailbox.lower(): address for address in reversed(addresses)}.values())[::-1]
+        first: dict[str, Address] = {}
+        for address in addresses:
+            first.setdefault(address.mailbox.lower(), address)
+        addresses = list(first.values())
     return addresses
 
 

@@ -80,11 +80,13 @@ class FormReader:
             self._take(octets)
             return
         try:
-            while octets:
+            while octets and not self._inflate.eof:
                 self._take(self._inflate.decompress(octets, _INFLATED_STEP))
                 octets = self._inflate.unconsumed_tail
         except zlib.error:
             raise BadRequest("The request's gzip encoding is malformed.") from None
+        if octets or self._inflate.unused_data:
+            raise BadRequest("The request has octets behind the end of its gzip encoding.")
 
     def finish(self, query: bytes = b"") -> Form:
         """The form, once the body is complete.
@@ -95,7 +97,7 @@ class FormReader:
         Raises:
             BadRequest: It is malformed or not complete.
         """
-        if self._inflate is not None and self._length and not self._inflate.eof:
+        if self._inflate is not None and not self._inflate.eof:
             raise BadRequest("The request's gzip encoding is not complete.")
         if self._parts is not None:
             form = self._parts.finish() if self._length else Form({})

@@ -34,6 +34,7 @@ def strip_quotes(text: str) -> tuple[str, str]:
     for number, line in enumerate(lines):
         if line == "-- " or (line == "--" and number):
             kept = signature
+            continue
         if line.startswith(">"):
             continue
         after = lines[number + 1] if number + 1 < len(lines) else ""
