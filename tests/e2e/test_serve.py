@@ -1,0 +1,231 @@
+"""A node as operators run it: its processes, their signals, their ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import smtplib
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pigeonry.app.tls import make_self_signed
+from support.process import free_port, until
+from support.serving import Serving, kill, runs, serving
+
+
+def test_mail_goes_through_two_workers_and_is_counted(tmp_path: Path) -> None:
+    with serving(tmp_path) as (node, receiver):
+        for number in range(20):
+            node.send(f"r{number}@dest.test")
+        until(lambda: len(receiver.by_recipient) == 20, "all are delivered")
+        assert set(receiver.by_recipient.values()) == {1}
+        import urllib.request
+
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.ops}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        accepted = [
+            line for line in lines if line.startswith("pigeonry_messages_accepted_total{") and 'door="smtp"' in line
+        ]
+        assert sum(float(line.rpartition(" ")[2]) for line in accepted) == 20
+        assert {'worker="0"' in line or 'worker="1"' in line for line in accepted} == {True}
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.ops}/livez", timeout=5) as answer:
+            assert answer.status == 200
+        assert node.stop() == 0
+
+
+def test_a_killed_worker_is_replaced_and_what_it_acknowledged_is_delivered(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=1) as (node, receiver):
+        for round_ in range(3):
+            node.send(f"r{round_}@dest.test")
+            (pid,) = node.workers()
+            kill(pid)
+            until(lambda pid=pid: node.ready() and node.workers() != [pid], "a successor serves", 30.0)
+        until(lambda: len(receiver.by_recipient) == 3, "all are delivered", 30.0)
+        assert node.said("worker_ended")
+        assert node.stop() == 0
+
+
+def test_workers_end_when_the_supervisor_is_gone(tmp_path: Path) -> None:
+    with serving(tmp_path) as (node, _):
+        workers = node.workers()
+        assert node.daemon is not None
+        kill(node.daemon.process.pid)
+        node.wait()
+        until(lambda: not any(map(runs, workers)), "no orphan is left")
+        node.start()
+        assert node.stop() == 0
+
+
+def test_a_worker_whose_loop_stands_still_is_killed_and_that_is_said(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=1) as (node, _):
+        (pid,) = node.workers()
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: node.said("worker_stuck"), "it is noticed", 15.0)
+        until(lambda: node.ready() and node.workers() != [pid], "a successor serves", 30.0)
+        assert node.stop() == 0
+
+
+def test_a_transaction_under_way_is_finished_when_the_node_stops(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=1) as (node, receiver):
+        client = smtplib.SMTP("127.0.0.1", node.smtp, timeout=10)
+        idle = smtplib.SMTP("127.0.0.1", node.smtp, timeout=10)
+        idle.ehlo()
+        client.ehlo()
+        client.mail("a@other.test")
+        client.rcpt("late@dest.test")
+        client.putcmd("DATA")
+        assert client.getreply()[0] == 354
+        node.signal(signal.SIGTERM)
+        assert idle.getreply() == (421, b"4.3.2 Closing: the service is restarting, connect again")
+        client.send(b"Subject: late\r\n\r\ntext\r\n.\r\n")
+        assert client.getreply()[0] == 250
+        assert client.getreply()[0] == 421
+        client.close()
+        idle.close()
+        assert node.wait() == 0
+        node.start()
+        until(lambda: receiver.by_recipient["late@dest.test"] == 1, "what was acknowledged is delivered")
+        assert node.stop() == 0
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=1, more="") as (node, _):
+        client = smtplib.SMTP("127.0.0.1", node.smtp, timeout=10)
+        client.ehlo()
+        client.mail("a@other.test")
+        client.rcpt("r@dest.test")
+        client.putcmd("DATA")
+        assert client.getreply()[0] == 354
+        node.signal(signal.SIGTERM)
+        until(lambda: node.said("draining"), "it drains")
+        began = time.monotonic()
+        node.signal(signal.SIGTERM)
+        assert node.wait() != 0
+        assert time.monotonic() - began < 4.0  # well under drain_s
+        client.close()
+
+
+def test_new_settings_are_served_by_successors_without_a_failed_connection(tmp_path: Path) -> None:
+    with serving(tmp_path) as (node, receiver):
+        before = node.workers()
+        node.configure(smtp_more="recipients_max = 100")
+        sent = 0
+        node.signal(signal.SIGHUP)
+        while not (node.ready() and not set(node.workers()) & set(before)):
+            node.send(f"r{sent}@dest.test")
+            sent += 1
+            assert sent < 5_000
+        until(lambda: not any(map(runs, before)), "the old workers ended", 20.0)
+        until(lambda: len(receiver.by_recipient) == sent, "all are delivered", 30.0)
+        assert set(receiver.by_recipient.values()) == {1}
+        with smtplib.SMTP("127.0.0.1", node.smtp, timeout=10) as client:
+            client.ehlo()
+            client.mail("a@other.test")
+            replies = [client.rcpt(f"r{number}@dest.test")[0] for number in range(101)]
+        assert replies == [250] * 100 + [452]
+        assert not node.said("worker_ended")
+        assert node.stop() == 0
+
+
+def test_settings_that_are_wrong_are_refused_and_the_old_ones_stay(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=1) as (node, _):
+        before = node.workers()
+        node.configure(smtp_more='trusted = ["127.0.0.1"]')
+        node.signal(signal.SIGHUP)
+        until(lambda: node.said("reload_refused"), "it is said")
+        assert node.workers() == before
+        node.send("r@dest.test")
+        assert node.stop() == 0
+
+
+def test_a_renewed_certificate_is_presented_without_a_new_worker(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_self_signed(cert, key, names=("node.test",), now=time.time())
+    https, smtps = free_port(), free_port()
+    more = {
+        "http_more": f'tls_listen = ["127.0.0.1:{https}"]',
+        "smtp_more": f'tls_listen = ["127.0.0.1:{smtps}"]',
+        "more": f'[tls]\ncert = "{cert}"\nkey = "{key}"\n',
+    }
+    with serving(tmp_path, workers=1, **more) as (node, _):
+        before = node.workers()
+        ports = (https, smtps)
+        old = [presented(port) for port in ports]
+        standing = smtplib.SMTP_SSL("127.0.0.1", smtps, context=anything(), timeout=10)
+        make_self_signed(cert, key, names=("node.test",), now=time.time())
+        node.signal(signal.SIGHUP)
+        until(lambda: all(presented(port) != was for port, was in zip(ports, old, strict=True)), "the new one is shown")
+        assert standing.noop()[0] == 250
+        standing.close()
+        assert node.workers() == before
+        with smtplib.SMTP("127.0.0.1", node.smtp, timeout=10) as client:
+            client.starttls(context=anything())
+            assert client.noop()[0] == 250
+        with pytest.raises(ssl.SSLError):
+            presented(https, version=ssl.TLSVersion.TLSv1_1)
+        assert node.stop() == 0
+
+
+def anything() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def presented(port: int, version: ssl.TLSVersion | None = None) -> bytes | None:
+    context = anything()
+    if version is not None:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = version
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain, context.wrap_socket(plain) as wrapped:
+        return wrapped.getpeercert(binary_form=True)
+
+
+def test_the_service_manager_is_told(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30.0)
+        with serving(tmp_path, workers=1, start=False) as (node, _):
+            node.start(env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"})
+            told = []
+            while not any(message.startswith("READY=1") for message in told):
+                told.append(manager.recv(4096).decode())
+            assert "WATCHDOG=1" in told
+            assert node.stop() == 0
+        manager.settimeout(1.0)
+        while not told[-1].startswith("STOPPING=1"):
+            told.append(manager.recv(4096).decode())
+
+
+def serve(config: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pigeonry", "serve", "--config", str(config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_relay_for_everybody_does_not_start(tmp_path: Path) -> None:
+    node = Serving(tmp_path)
+    node.config.write_text('[smtp]\ntrusted_networks = ["0.0.0.0/0"]\n')
+    done = serve(node.config)
+    assert done.returncode == 3
+    assert done.stderr == (
+        "pigeonry: smtp.trusted_networks: 0.0.0.0/0 would let anybody relay; name the networks that may\n"
+    )
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        node = Serving(tmp_path)
+        port = taken.getsockname()[1]
+        node.config.write_text(node.config.read_text().replace(str(node.smtp), str(port)))
+        done = serve(node.config)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"pigeonry: 127.0.0.1:{port} cannot be listened on: Address already in use"
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,185 @@
+"""A node in production form, ``pigeonry serve``, and a receiver for what it delivers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import smtplib
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.process import Daemon, free_port, until
+
+CONFIG = """
+[node]
+data = "{folder}/data"
+hostname = "node.test"
+workers = {workers}
+drain_s = 5.0
+[http]
+listen = ["127.0.0.1:{http}"]
+{http_more}
+[smtp]
+listen = ["127.0.0.1:{smtp}"]
+trusted_networks = ["127.0.0.0/8"]
+{smtp_more}
+[delivery]
+route = "smtp://127.0.0.1:{receiver}"
+retry_base_s = 1.0
+retry_cap_s = 2.0
+in_doubt_delay_s = 2.0
+[ops]
+listen = ["127.0.0.1:{ops}"]
+{more}
+"""
+
+
+class Receiver:
+    """Takes every message on a loopback port and counts them by recipient."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.by_recipient: Counter[str] = Counter()
+        self.texts: list[bytes] = []
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
+        self._started.set()
+        self._loop.run_forever()
+        self._server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        recipients: list[str] = []
+        writer.write(b"220 receiver\r\n")
+        try:
+            while line := await reader.readline():
+                verb = line[:4].upper()
+                if verb == b"RCPT":
+                    recipients.append(line.decode().partition("<")[2].partition(">")[0])
+                elif verb == b"DATA":
+                    writer.write(b"354 go\r\n")
+                    self.texts.append(await reader.readuntil(b"\r\n.\r\n"))
+                    self.by_recipient.update(recipients)
+                    recipients = []
+                elif verb == b"QUIT":
+                    writer.write(b"221 bye\r\n")
+                    break
+                writer.write(b"250 ok\r\n")
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+class Serving:
+    """A running node."""
+
+    def __init__(self, folder: Path, *, workers: int = 2, receiver: int = 1, **more: str) -> None:
+        self.folder = folder
+        self.config = folder / "pigeonry.toml"
+        self.http, self.smtp, self.ops = free_port(), free_port(), free_port()
+        self._values: dict[str, Any] = {"folder": folder, "workers": workers, "receiver": receiver}
+        self._values |= {"http": self.http, "smtp": self.smtp, "ops": self.ops}
+        self.configure(**more)
+        self.daemon: Daemon | None = None
+
+    def configure(self, *, smtp_more: str = "", http_more: str = "", more: str = "") -> None:
+        """Write the configuration."""
+        self.config.write_text(CONFIG.format(smtp_more=smtp_more, http_more=http_more, more=more, **self._values))
+
+    def start(self, env: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "pigeonry", "serve", "--config", str(self.config)]
+        self.daemon = Daemon(command, self.folder / "node.log", env)
+        until(self.ready, f"the node is ready\n{self.daemon.tail()}", 60.0)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.daemon is not None
+        self.daemon.process.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        assert self.daemon is not None
+        return self.daemon.process.wait(seconds)
+
+    def stop(self) -> int:
+        assert self.daemon is not None
+        return self.daemon.stop(seconds=20.0)
+
+    def ready(self) -> bool:
+        return bool(self.readiness().get("ready"))
+
+    def readiness(self) -> dict[str, Any]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ops}/readyz", timeout=2) as answer:
+                return json.load(answer)  # type: ignore[no-any-return]
+        except urllib.error.HTTPError as error:
+            with error:
+                return json.load(error)  # type: ignore[no-any-return]
+        except OSError:
+            return {}
+
+    def workers(self) -> list[int]:
+        """Pids of the workers that serve."""
+        return [worker["pid"] for worker in self.readiness()["workers"].values()]
+
+    def log(self) -> list[dict[str, Any]]:
+        """What it said."""
+        lines = (self.folder / "node.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def said(self, event: str) -> bool:
+        return any(line["event"] == event for line in self.log())
+
+    def send(self, recipient: str) -> None:
+        """One message by SMTP; returns when it was acknowledged."""
+        with smtplib.SMTP("127.0.0.1", self.smtp, timeout=10) as client:
+            client.sendmail("a@other.test", [recipient], b"Subject: x\r\n\r\ntext\r\n")
+
+
+@contextmanager
+def serving(folder: Path, *, workers: int = 2, start: bool = True, **more: str) -> Iterator[tuple[Serving, Receiver]]:
+    """A node and its receiver, both ended at the end."""
+    receiver = Receiver()
+    node = Serving(folder, workers=workers, receiver=receiver.port, **more)
+    try:
+        if start:
+            node.start()
+        yield node, receiver
+    finally:
+        if node.daemon is not None:
+            node.stop()
+        receiver.stop()
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
