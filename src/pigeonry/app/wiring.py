@@ -167,7 +167,14 @@ class Wiring:
             metrics=self._metrics,
             commands=command_handlers(self._commands, self._store, self._clock),
             first=(self._keys.refresh, self._logins.refresh, self._domains.refresh),
-            running=(self._keys.run, self._logins.run, self._domains.run, self._scheduler.run, self._consumer.run),
+            running=(
+                self._keys.run,
+                self._logins.run,
+                self._domains.run,
+                self._scheduler.run,
+                self._consumer.run,
+                self._smtp.run,
+            ),
             last=(self._index.close, self._identity.close, self._directory.close, self._coordinator.close),
             reload_certificates=_reloader(self._settings, self._context),
         )

@@ -34,7 +34,6 @@ from pigeonry.protocol.smtp.server import (
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from pigeonry.domain.message import Body
     from pigeonry.domain.submission import Submission
     from pigeonry.domain.tenant import Caller
     from pigeonry.doors.smtp.content import Content
@@ -179,7 +178,9 @@ class Connection(asyncio.Protocol):
         self._finish(self._session.drain())
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once; a commit that runs is cancelled, and so voided: nobody was told of it."""
+        if self._task is not None:
+            self._task.cancel()
         if self._transport is not None:
             self._transport.abort()
 
@@ -270,9 +271,9 @@ class Connection(asyncio.Protocol):
             self._door.counts.refused += 1
             return self._session.refuse(_after_data(error))
         body = content.head + octets[content.skip :]
-        made = self._submission(event, content, body, length=len(body), eight_bit=not body.isascii())
-        self._body = len(body)
-        self._door.octets_in_flight += self._body
+        self._body = length = len(body)
+        self._door.octets_in_flight += length
+        made = submission(content, event, self._caller, self._address, body, length, eight_bit=not body.isascii())
         self._start(self._commit(made))
         return None
 
@@ -323,7 +324,8 @@ class Connection(asyncio.Protocol):
         try:
             length = spool.length
             body = await spool.finish()
-            reply = await self._accepted(self._submission(event, content, body, length=length, eight_bit=eight_bit))
+            made = submission(content, event, self._caller, self._address, body, length, eight_bit=eight_bit)
+            reply = await self._accepted(made)
         except PigeonryError as error:
             reply = _after_data(error)
         finally:
@@ -430,20 +432,6 @@ class Connection(asyncio.Protocol):
         head = read_head(octets)
         return door.reader.read(
             head, octets, reverse_path, caller=self._caller, origin=self._origin, now=door.clock.now()
-        )
-
-    def _submission(
-        self, event: MessageGiven, content: Content, body: Body, *, length: int, eight_bit: bool
-    ) -> Submission:
-        return submission(
-            content,
-            body,
-            length=length,
-            eight_bit=eight_bit,
-            reverse_path=event.reverse_path,
-            forward_paths=event.forward_paths,
-            caller=self._caller,
-            address=self._address,
         )
 
     def _forget_text(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pigeonry.compose.head import HeadWriter
 from pigeonry.compose.message import sender_header
 from pigeonry.compose.settings import DEFAULTS, control_parameters, read_settings
 from pigeonry.domain.address import domain_of
@@ -23,7 +24,6 @@ from pigeonry.domain.message import BodyKind, NewRecipient
 from pigeonry.domain.reply import EnhancedStatus
 from pigeonry.domain.submission import Submission
 from pigeonry.doors.smtp.head import Head, HeadRefused
-from pigeonry.protocol.mime import encoded_words
 from pigeonry.protocol.mime.addresses import parse_list
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from pigeonry.domain.message import Body
     from pigeonry.domain.tenant import Caller, SendingDomain
     from pigeonry.doors.smtp.trace import Trace
-    from pigeonry.protocol.smtp.grammar import ForwardPath, ReversePath
+    from pigeonry.protocol.smtp.grammar import ReversePath
+    from pigeonry.protocol.smtp.server import MessageGiven
 
 __all__ = ["Content", "Reader"]
 
-SHOWN_CHARACTERS_MAX: Final = 2_000  # of a header in events, which are repeated for each recipient
 _UNREADABLE: Final = EnhancedStatus(6, 0)
 
 
@@ -108,36 +108,33 @@ class Reader:
         settings = _settings(head, now=now) if head.controlled else DEFAULTS
         additions = b""
         if caller is None:
-            account, domain = self._relayed(reverse_path, values)
+            account, domain = self._relayed(reverse_path, head)
         else:
             account, sending = self._submitted(reverse_path, caller)
             domain = sending.name
-            additions = _sender(values, sending)
-        if not values.get(b"date", b"").strip():
-            additions += f"Date: {self._trace.date()}\r\n".encode("ascii")
-        message_id = _shown(values.get(b"message-id", b""))
+            additions = _sender(head, sending)
+        message_id = head.shown("message-id")
         if not message_id:
             message_id = self._identities.make(domain).message_id
-            additions += f"Message-Id: <{message_id}>\r\n".encode()
+            additions += f"Message-Id: <{message_id}>\r\n".encode("ascii")
         elif message_id[0] == "<" and message_id[-1] == ">":
             message_id = message_id[1:-1]
+        if "date" not in values or not values["date"].strip():
+            additions += f"Date: {self._trace.date()}\r\n".encode("ascii")
+        if settings.tags or settings.variables:
+            additions += _annotations(settings)
         skip = len(head.octets)
         octets = self._trace.line(origin) + head.cleaned() + additions
         if not text.startswith(b"\r\n", skip):
             octets += b"\r\n"
-        shown = MessageHeaders(
-            message_id,
-            _shown(values.get(b"from", b"")),
-            _shown(values.get(b"to", b"")),
-            _shown(values.get(b"subject", b"")),
-        )
+        shown = MessageHeaders(message_id, head.shown("from"), head.shown("to"), head.shown("subject"))
         return Content(octets, skip, account, domain, shown, settings)
 
-    def _relayed(self, reverse_path: ReversePath, values: dict[bytes, bytes]) -> tuple[str, str]:
+    def _relayed(self, reverse_path: ReversePath, head: Head) -> tuple[str, str]:
         if reverse_path.mailbox:
             name = domain_of(reverse_path.mailbox)
         else:
-            author = _author(values)
+            author = _author(head)
             name = domain_of(author) if author else self._hostname
         known = self._domains(name)
         if known is None:
@@ -148,32 +145,32 @@ class Reader:
         name = caller.domain or (domain_of(reverse_path.mailbox) if reverse_path.mailbox else "")
         known = self._domains(name)
         if known is None or known.account != caller.account:
-            raise NotAllowed("The sending domain is not known to this server")
+            raise NotAllowed("The sending domain of this login is not known to this server")
         return caller.account, _usable(known)
 
 
-def submission(
+def submission(  # noqa: PLR0917 - hot path
     content: Content,
-    body: Body,
-    *,
-    length: int,
-    eight_bit: bool,
-    reverse_path: ReversePath,
-    forward_paths: list[ForwardPath],
+    message: MessageGiven,
     caller: Caller | None,
     address: str,
+    body: Body,
+    length: int,
+    *,
+    eight_bit: bool,
 ) -> Submission:
     """What is handed over.
 
     Args:
         content: What was read of the header section.
+        message: The envelope; a mailbox that comes twice in it is one recipient.
+        caller: Who logged in.
+        address: The client's IP address.
         body: The octets, or where they are.
         length: Octets of the body.
         eight_bit: Whether it has octets over 127.
-        forward_paths: In order; a mailbox that comes twice is one recipient.
-        caller: Who logged in.
-        address: The client's IP address.
     """
+    reverse_path, forward_paths = message.reverse_path, message.forward_paths
     settings = content.settings
     due = settings.deliver_at
     if len(forward_paths) > 1:
@@ -209,35 +206,35 @@ def _needs_smtputf8(content: Content, reverse_path: ReversePath, recipients: tup
     )
 
 
-def _shown(raw: bytes) -> str:
-    """A raw value as people read it; most are plain ASCII on one line."""
-    if raw.find(b"=?") >= 0 or raw.find(b"\r") >= 0 or not raw.isascii():
-        return encoded_words.decode(raw)[:SHOWN_CHARACTERS_MAX]
-    return raw.strip()[:SHOWN_CHARACTERS_MAX].decode("ascii")
-
-
-def _author(values: dict[bytes, bytes]) -> str:
+def _author(head: Head) -> str:
     """The first From address; empty when there is none that can be read."""
     try:
-        addresses = parse_list(_shown(values.get(b"from", b"")))
+        addresses = parse_list(head.shown("from"))
     except BadAddress:
         return ""
     return addresses[0].mailbox if addresses else ""
 
 
-def _sender(values: dict[bytes, bytes], domain: SendingDomain) -> bytes:
-    if not values.get(b"from", b"").strip():
+def _sender(head: Head, domain: SendingDomain) -> bytes:
+    if not head.shown("from"):
         raise HeadRefused(554, _UNREADABLE, "The message has no From header")
-    author = _author(values)
+    author = _author(head)
     if not author:
         raise HeadRefused(554, _UNREADABLE, "The From header holds no valid address")
-    return sender_header(author, domain) if b"sender" not in values else b""
+    return sender_header(author, domain) if "sender" not in head.values else b""
 
 
 def _usable(domain: SendingDomain) -> SendingDomain:
     if domain.state == "disabled":
         raise NotAllowed("The sending domain is disabled")
     return domain
+
+
+def _annotations(settings: Settings) -> bytes:
+    """Tags and user variables as they stay in the delivered message, like those of the HTTP API."""
+    writer = HeadWriter(batch=False)
+    writer.annotations(settings)
+    return b"".join([piece for piece in writer.pieces if isinstance(piece, bytes)])
 
 
 def _settings(head: Head, *, now: float) -> Settings:

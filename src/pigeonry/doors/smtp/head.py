@@ -17,17 +17,19 @@ from typing import Final
 from pigeonry.compose.settings import CONTROL_PREFIX
 from pigeonry.domain.errors import PigeonryError
 from pigeonry.domain.reply import EnhancedStatus, Reply
-from pigeonry.protocol.mime import headers
+from pigeonry.protocol.mime import encoded_words, headers
 
 __all__ = ["Head", "HeadRefused", "read_head"]
 
 HEAD_OCTETS_MAX: Final = 131_072  # half of what is held in memory, so that a head is always whole in the first piece
+SHOWN_CHARACTERS_MAX: Final = 2_000  # of a value in events, which repeat it for each recipient
 RECEIVED_MAX: Final = 30  # RFC 5321 section 6.3: a count from which a loop is certain; at least 100 hops is for relays
 
-# One field, or else one line that is none: found in one pass, the empty name tells that there is such a line.
-_FIELDS: Final = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)\r\n|([^\n]+\n)")
+# One field, or else one line that is none: found in one pass, an empty name tells that there is such a line.
+_FIELDS: Final = re.compile(r"([!-9;-~]+)[ \t]*:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)\r\n|([^\n]+\n)")
 _ALWAYS_OUT: Final = frozenset({b"bcc", b"return-path"})
-_CONTROL_LINE: Final = b"\r\n" + CONTROL_PREFIX
+_CONTROL: Final = CONTROL_PREFIX.decode("ascii")
+_CONTROL_LINE: Final = "\r\n" + _CONTROL
 
 
 class HeadRefused(PigeonryError):
@@ -47,24 +49,34 @@ class Head:
 
     Args:
         octets: The header section, its last CRLF included, without the empty line.
-        values: Raw values by name in lower case; of several fields of a name, the first.
+        values: Values as they came, by name in lower case; of several fields of a name, the first.
+        plain: Whether all of it is ASCII without encoded words.
         controlled: Whether there are ``X-Mailgun-*`` headers.
     """
 
-    __slots__ = ("controlled", "octets", "values")
+    __slots__ = ("controlled", "octets", "plain", "values")
 
-    def __init__(self, octets: bytes, values: dict[bytes, bytes], controlled: bool) -> None:  # noqa: FBT001 - hot path
+    def __init__(self, octets: bytes, values: dict[str, str], plain: bool, controlled: bool) -> None:  # noqa: FBT001 - hot
         self.octets = octets
         self.values = values
+        self.plain = plain
         self.controlled = controlled
+
+    def shown(self, name: str) -> str:
+        """A field's value as people read it; empty when there is none."""
+        value = self.values.get(name)
+        if value is None:
+            return ""
+        if self.plain and "\r" not in value:
+            return value.strip()[:SHOWN_CHARACTERS_MAX]
+        return encoded_words.decode(value.encode("utf-8", "surrogateescape"))[:SHOWN_CHARACTERS_MAX]
 
     def cleaned(self) -> bytes:
         """The header section without what is for us alone, and without an empty Date or Message-ID."""
         values = self.values
-        if not (self.controlled or b"bcc" in values or b"return-path" in values):
-            if values.get(b"date", b"x").strip() and values.get(b"message-id", b"x").strip():
-                return self.octets
-        empty = {name for name in (b"date", b"message-id") if not values.get(name, b"x").strip()}
+        empty = {name.encode("ascii") for name in ("date", "message-id") if name in values and not values[name].strip()}
+        if not (empty or self.controlled or "bcc" in values or "return-path" in values):
+            return self.octets
         return headers.without(self.octets, _ALWAYS_OUT | empty, prefix=CONTROL_PREFIX)
 
 
@@ -78,25 +90,26 @@ def read_head(text: bytes) -> Head:
         HeadRefused: It is too large, or the message went through too many servers.
     """
     end = text.find(b"\r\n\r\n", 0, HEAD_OCTETS_MAX)
-    if end >= 0:
-        octets = text[: end + 2] if end else b""
-    else:
-        octets = text[:HEAD_OCTETS_MAX]
+    octets = text[: end + 2] if end >= 0 else text[:HEAD_OCTETS_MAX]
     if octets.startswith(b"\r\n"):
         octets = b""
-    found = _FIELDS.findall(octets)
-    values = {name.lower(): value for name, value, _ in reversed(found)}
-    if b"" in values:
-        return read_head(octets[: _first_other_line(octets)] + b"\r\n")
+    # find and not in: Python 3.11 tries bytes as a number first, which costs more than the search.
+    plain = octets.isascii() and octets.find(b"=?") < 0
+    characters = octets.decode("ascii") if plain else octets.decode("utf-8", "surrogateescape")
+    found = _FIELDS.findall(characters)
+    found.reverse()
+    values = {name.lower(): value for name, value, _ in found}
+    if "" in values:
+        return read_head(_before_other_line(characters))
     if end < 0 and len(text) > HEAD_OCTETS_MAX:
         raise HeadRefused(554, EnhancedStatus(6, 0), "The header section is larger than 128 KiB")
-    lower = octets.lower()
-    if lower.count(b"\r\nreceived") + 1 >= RECEIVED_MAX <= sum(n.lower() == b"received" for n, _, _ in found):
+    if len(found) >= RECEIVED_MAX and [name.lower() for name, _, _ in found].count("received") >= RECEIVED_MAX:
         raise HeadRefused(554, EnhancedStatus(4, 6), "Too many hops: the message goes in circles")
-    # find and not in: Python 3.11 tries the bytes as a number first, which costs more than the search.
-    return Head(octets, values, lower.find(_CONTROL_LINE) >= 0 or lower.startswith(CONTROL_PREFIX))
+    lower = characters.lower()
+    return Head(octets, values, plain, _CONTROL_LINE in lower or lower.startswith(_CONTROL))
 
 
-def _first_other_line(octets: bytes) -> int:
-    """Where the first line begins that is no field."""
-    return next(found.start() for found in _FIELDS.finditer(octets) if found[1] is None)
+def _before_other_line(characters: str) -> bytes:
+    """What stands before the first line that is no field, with an empty line behind it."""
+    start = next(found.start() for found in _FIELDS.finditer(characters) if found[1] is None)
+    return characters[:start].encode("utf-8", "surrogateescape") + b"\r\n"

@@ -157,7 +157,7 @@ class SmtpDoor:
                 return
 
     def stop(self) -> None:
-        """Close all connections at once. What was handed over goes on, unacknowledged."""
+        """Close all connections at once. What was handed over and not acknowledged is cancelled."""
         self.draining = True
         for connection in tuple(self.connections):
             connection.abort()

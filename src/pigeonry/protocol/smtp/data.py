@@ -129,8 +129,7 @@ class TextReceiver:
     def _checked(self, piece: bytes) -> bytes:
         """Whole lines, unstuffed; sets ``problem`` and gives nothing when they cannot be taken."""
         if self._stuffed:
-            if b"\r\n." in piece:
-                piece = piece.replace(b"\r\n.", b"\r\n")
+            piece = piece.replace(b"\r\n.", b"\r\n")
             if piece.startswith(b"."):
                 piece = piece[1:]
         self.length += len(piece)

@@ -94,7 +94,7 @@ class ForwardPath(msgspec.Struct, frozen=True, gc=False):
     """What RCPT said.
 
     Args:
-        mailbox: The recipient, or a bare ``postmaster`` in any case (RFC 5321 section 4.1.1.3).
+        mailbox: The recipient.
         notify: ``NEVER`` or a list of ``SUCCESS``, ``FAILURE``, ``DELAY``; empty when not said.
         orcpt: ORCPT as it came (``rfc822;xtext``), or empty.
     """
@@ -133,8 +133,12 @@ def parse_mail(argument: bytes) -> ReversePath:
     return _reverse_path(path, _parameters(parameters))
 
 
-def parse_rcpt(argument: bytes, *, smtputf8: bool) -> ForwardPath:
-    """What follows ``RCPT``; ``smtputf8`` says whether MAIL asked for SMTPUTF8.
+def parse_rcpt(argument: bytes, *, smtputf8: bool, hostname: str) -> ForwardPath:
+    """What follows ``RCPT``.
+
+    Args:
+        smtputf8: Whether MAIL asked for SMTPUTF8.
+        hostname: Whose ``<postmaster>`` is meant where no domain stands (RFC 5321 section 4.5.1).
 
     Raises:
         CommandError: 501 for syntax, 553 for an address, 555 for a parameter we do not know.
@@ -145,7 +149,9 @@ def parse_rcpt(argument: bytes, *, smtputf8: bool) -> ForwardPath:
     if match is None:
         raise CommandError(501, _SYNTAX, "Syntax: RCPT TO:<address>")
     path, parameters = match.groups()
-    mailbox = "postmaster" if path.lower() == b"postmaster" else _mailbox(path, smtputf8=smtputf8, detail=3)
+    if path.lower() == b"postmaster":
+        path += b"@" + hostname.encode("ascii")
+    mailbox = _mailbox(path, smtputf8=smtputf8, detail=3)
     if parameters is None:
         return ForwardPath(mailbox)
     return _forward_path(mailbox, _parameters(parameters))

@@ -453,7 +453,7 @@ class SmtpServer:
     def _rcpt(self, argument: bytes) -> Event | None:
         assert self._reverse_path is not None
         paths, limit = self._forward_paths, self._service.limits.recipients_max
-        path = parse_rcpt(argument, smtputf8=self._reverse_path.smtputf8)
+        path = parse_rcpt(argument, smtputf8=self._reverse_path.smtputf8, hostname=self._service.hostname)
         if len(paths) >= limit:
             self._excess_recipients += 1
             if self._excess_recipients > limit:
