@@ -50,11 +50,18 @@ class Checkpoints:
         self._lane = lanes.lane("store-checkpoint")
         self._limits = limits
         self._connections: dict[str, apsw.Connection] = {}
+        self._round = asyncio.Lock()
+        self._closed = False
 
     async def run(self, clock: Clock) -> None:
-        """Round after round, until cancelled."""
-        while True:
+        """Round after round, until cancelled or closed."""
+        while not self._closed:
             await clock.sleep(_ROUND_S)
+            async with self._round:
+                await self._look()
+
+    async def _look(self) -> None:
+        if not self._closed:
             self.short_of_room = await self._lane.run(self._disk.free) < self._limits.free_octets_min
             for shard in list(self._shards.values()):
                 for file in list(shard.files.values()):
@@ -63,8 +70,10 @@ class Checkpoints:
                             await self._copy_back(file)
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._lane.run(self._close)
+        """Let the round under way end, then close the connections; no other begins."""
+        self._closed = True
+        async with self._round:
+            await self._lane.run(self._close)
         self._lane.close()
 
     async def _copy_back(self, file: DayFile) -> None:

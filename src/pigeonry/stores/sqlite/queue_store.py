@@ -88,6 +88,7 @@ class SqliteStore:
         self._spool_lane = lanes.lane("store-spool")
         self._shards: dict[int, Shard] = {}
         self._shard_count = 0
+        self._closing = False
         self._accepting: Shard | None = None
         self._readers = Readers(
             disk, self._layout, writers=self._writers_connection, connections_max=self._limits.readers_max
@@ -139,10 +140,11 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Write what waits, close the files and give the shards back."""
+        self._closing = True
         await self._writer.close()
+        await self._checkpoints.close()
         async with self._writer.turn:
             await self._read_lane.run(self._readers.close)
-            await self._checkpoints.close()
             for shard in self._shards.values():
                 await self._write_lane.run(shard.close)
             self._shards.clear()
@@ -299,6 +301,8 @@ class SqliteStore:
             await self._clock.sleep(_TAKE_OVER_S)
             if sum(1 for _ in self._mine()) > len(self._shards):
                 async with self._writer.turn:
+                    if self._closing:
+                        return
                     await self._write_lane.run(self._take_over)
 
     async def _new_day(self) -> None:

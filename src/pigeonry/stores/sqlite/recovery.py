@@ -11,14 +11,13 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
+import apsw
 import msgspec
 
 from pigeonry.ports.queue_store import RecoveryReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import apsw
 
     from pigeonry.domain.message import MessageKey
     from pigeonry.ports.disk import Disk
@@ -71,6 +70,9 @@ def recover(
     for day in layout.days(disk, number):
         file = shard.day_file(day)
         connection = file.open(disk)
+        # What a failed sync left in the page cache reads well and may never reach the disk. So nothing is built on a
+        # WAL of the life before: it is copied into the database, that is synced, and the WAL begins anew.
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         in_doubt += _read_state(shard, file, connection)
         named.update(own for (own,) in connection.execute("SELECT segment FROM message WHERE offset = -1"))
         used.update(found for (found,) in connection.execute("SELECT number FROM segment"))
