@@ -33,8 +33,9 @@ def sending_domain(**changes: object) -> SendingDomain:
 
 
 def octets(draft: Draft) -> bytes:
-    body = b"".join(draft.pieces)
-    assert draft.size == len(body)
+    body = b"".join(draft.pieces) or draft.composed.body
+    assert isinstance(body, bytes)
+    assert draft.composed.summary.size == len(body)
     return body
 
 

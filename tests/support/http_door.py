@@ -1,5 +1,6 @@
 """The HTTP door with everything behind it in memory, and a client that speaks ASGI to it."""
 
+import asyncio
 import base64
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -217,8 +218,14 @@ class World:
         headers: dict[str, str] | None = None,
         query: str = "",
         gone: bool = False,
+        stuck: bool = False,
     ) -> Answer:
-        """Send a request, or with ``gone`` only what there is of it; the gate must be empty afterwards."""
+        """Send a request; the gate must be empty afterwards.
+
+        Args:
+            gone: The client goes away after what it sent.
+            stuck: The client stays, but sends no more.
+        """
         chunks = [body] if isinstance(body, bytes) else list(body)
         given = {"host": "api.example.net", **(headers or {})}
         if key is not None:
@@ -237,7 +244,7 @@ class World:
             "client": ("192.0.2.7", 4711),
             "server": ("127.0.0.1", 8080),
         }
-        answer = await _converse(self.door, scope, chunks, gone=gone)
+        answer = await _converse(self.door, scope, chunks, gone=gone or stuck, stuck=stuck)
         assert self.gate.in_flight_octets == 0
         return answer
 
@@ -262,7 +269,7 @@ class _Clock(FixedClock):
         assert seconds == 0
 
 
-async def _converse(app: Any, scope: dict[str, Any], chunks: list[bytes], *, gone: bool) -> Answer:
+async def _converse(app: Any, scope: dict[str, Any], chunks: list[bytes], *, gone: bool, stuck: bool) -> Answer:
     waiting = [
         {"type": "http.request", "body": chunk, "more_body": gone or number + 1 < len(chunks)}
         for number, chunk in enumerate(chunks)
@@ -270,7 +277,11 @@ async def _converse(app: Any, scope: dict[str, Any], chunks: list[bytes], *, gon
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+        if waiting:
+            return waiting.pop(0)
+        if stuck:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import msgspec
 
 from pigeonry.domain.errors import TooLarge
-from pigeonry.domain.event import EMPTY_OBJECT, Attachment, EventMessage, MessageHeaders
-from pigeonry.domain.message import Body, BodyKind, IdempotencyRecord, NewRecipient, Options
+from pigeonry.domain.event import Attachment, EventMessage, MessageHeaders
+from pigeonry.domain.message import Body, IdempotencyRecord, NewRecipient
 from pigeonry.domain.submission import Submission
 
-__all__ = ["Draft", "summary", "total"]
+__all__ = ["Draft", "gathered", "summary"]
 
-MESSAGE_OCTETS_MAX = 36_700_160  # 35 MiB: 25 MiB of content once base64 has grown it by 37 %
-RECIPIENTS_SHOWN_MAX = 50  # in each event; a thousand events of a thousand addresses would be 30 MB
-_SHOWN_CHARACTERS_MAX = 2_000  # of a header in an event, for the same reason
+SMALL_OCTETS_MAX: Final = 262_144  # a body over this is not put together in memory but written to a file of its own
+MESSAGE_OCTETS_MAX: Final = 36_700_160  # 35 MiB: 25 MiB of content once base64 has grown it by 37 %
+RECIPIENTS_SHOWN_MAX: Final = 50  # in each event; a thousand events of a thousand addresses would be 30 MB
+_SHOWN_CHARACTERS_MAX: Final = 2_000  # of a header in an event, for the same reason
 
 Octets = bytes | bytearray | memoryview
 
@@ -22,60 +26,40 @@ class Draft(msgspec.Struct, frozen=True):
     """A message but for its place in the store.
 
     Args:
-        pieces: Its body, to be written one after the other.
-        size: Octets of all pieces.
+        composed: Everything else; its body is the octets when they are few, and empty when they are not.
+        pieces: The octets of a large body, to be written one after the other; empty for a small one.
         message_id: With angle brackets, as the client is told.
     """
 
-    account: str
-    domain: str
-    key: str
-    originating_ip: str
-    reverse_path: str
-    recipients: tuple[NewRecipient, ...]
-    summary: EventMessage
-    pieces: list[Octets]
-    size: int
+    composed: Submission
+    pieces: Sequence[Octets]
     message_id: str
-    body_kind: BodyKind = BodyKind.OCTETS
-    eight_bit: bool = False
-    smtputf8: bool = False
-    tags: tuple[str, ...] = ()
-    user_variables: msgspec.Raw = EMPTY_OBJECT
-    options: Options = Options()
 
-    def submission(self, body: Body, idempotency: IdempotencyRecord | None = None) -> Submission:
-        """What is handed over once the body's octets have their place."""
-        return Submission(
-            account=self.account,
-            domain=self.domain,
-            reverse_path=self.reverse_path,
-            recipients=self.recipients,
-            summary=self.summary,
-            body=body,
-            body_kind=self.body_kind,
-            eight_bit=self.eight_bit,
-            smtputf8=self.smtputf8,
-            method="http",
-            tags=self.tags,
-            user_variables=self.user_variables,
-            options=self.options,
-            key=self.key,
-            originating_ip=self.originating_ip,
-            idempotency=idempotency,
-        )
+    def submission(self, *, body: Body | None = None, idempotency: IdempotencyRecord | None = None) -> Submission:
+        """What is handed over.
+
+        Args:
+            body: Where the octets of a large body are now.
+            idempotency: What to commit beside it.
+        """
+        composed = self.composed
+        if idempotency is not None:
+            composed = msgspec.structs.replace(composed, idempotency=idempotency)
+        return composed if body is None else msgspec.structs.replace(composed, body=body)
 
 
-def total(pieces: list[Octets]) -> int:
-    """Octets of all pieces.
+def gathered(pieces: Sequence[Octets]) -> tuple[int, bytes, Sequence[Octets]]:
+    """The size of a body, its octets when it is small, and its pieces when it is not.
 
     Raises:
-        TooLarge: They are over what a message may have.
+        TooLarge: It is over what a message may have.
     """
     size = sum(map(len, pieces))
+    if size <= SMALL_OCTETS_MAX:
+        return size, b"".join(pieces), ()
     if size > MESSAGE_OCTETS_MAX:
         raise TooLarge("The message is larger than 25 MiB.")
-    return size
+    return size, b"", pieces
 
 
 def summary(
@@ -96,12 +80,12 @@ def summary(
     ``recipients`` is left out of a batch, where each recipient is alone, and over 50.
     """
     shown = not batch and len(recipients) <= RECIPIENTS_SHOWN_MAX
+    if len(from_) + len(to) + len(subject) > _SHOWN_CHARACTERS_MAX:
+        from_, to, subject = (text[:_SHOWN_CHARACTERS_MAX] for text in (from_, to, subject))
     return EventMessage(
-        MessageHeaders(
-            message_id, from_[:_SHOWN_CHARACTERS_MAX], to[:_SHOWN_CHARACTERS_MAX], subject[:_SHOWN_CHARACTERS_MAX]
-        ),
+        MessageHeaders(message_id, from_, to, subject),
         size,
         attachments,
-        tuple([r.address for r in recipients]) if shown else msgspec.UNSET,
+        tuple([recipient.address for recipient in recipients]) if shown else msgspec.UNSET,
         deliver_at or msgspec.UNSET,
     )

@@ -50,26 +50,27 @@ class IdentitySource:
     """
 
     def __init__(self, *, hostname: str, clock: Clock, ids: IdSource) -> None:
-        self._by = b"Received: by %b with " % hostname.encode("ascii")
+        self._by = b"Received: by %b with HTTP id " % hostname.encode("ascii")
         self._clock = clock
         self._ids = ids
         self._second = -1
         self._date = b""
+        self._at = b""
         self._compact = ""
 
-    def make(self, domain: str, *, protocol: bytes = b"HTTP") -> Identity:
+    def make(self, domain: str) -> Identity:
         """A fresh identity for a message from that domain."""
         now = self._clock.now()
         if int(now) != self._second:
             self._turn(int(now))
         chance = self._ids.octets(_OCTETS).hex()
-        trace = chance[40:].encode("ascii")
+        octets = chance.encode("ascii")
         return Identity(
             now,
             f"{self._compact}.{chance[:16]}@{domain}",
             self._date,
-            b"=_" + chance[16:40].encode("ascii"),
-            b"%b%b id %b;\r\n %b\r\n" % (self._by, protocol, trace, self._date),
+            b"=_" + octets[16:40],
+            b"".join((self._by, octets[40:], self._at)),
         )
 
     def _turn(self, second: int) -> None:
@@ -77,5 +78,6 @@ class IdentitySource:
         at = datetime.fromtimestamp(second, UTC)
         day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
         self._date = f"{day}, {at.day:02d} {month} {at.year} {at:%H:%M:%S} +0000".encode("ascii")
+        self._at = b";\r\n %b\r\n" % self._date
         self._compact = f"{at:%Y%m%d%H%M%S}"
         self._second = second

@@ -14,14 +14,15 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pigeonry.compose import template
-from pigeonry.compose.draft import Draft, summary, total
+from pigeonry.compose.draft import Draft, gathered, summary
 from pigeonry.compose.head import HeadWriter
 from pigeonry.compose.recipients import batch_recipients, parse_addresses, read_variables, same_for_all
-from pigeonry.compose.settings import read_settings, reject_controls
+from pigeonry.compose.settings import DEFAULTS, read_settings, reject_controls
 from pigeonry.domain import event
 from pigeonry.domain.address import domain_of
 from pigeonry.domain.errors import BadRequest
 from pigeonry.domain.message import BodyKind
+from pigeonry.domain.submission import Submission
 from pigeonry.protocol.mime import builder
 from pigeonry.protocol.mime.builder import Slot
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pigeonry.protocol.mime.addresses import Address
     from pigeonry.protocol.mime.builder import Attachment, Piece
 
-__all__ = ["check_batch", "compose_message", "reverse_path", "sender_header"]
+__all__ = ["all_ascii", "check_batch", "compose_message", "reverse_path", "sender_header"]
 
 SUBJECT_CHARACTERS_MAX: Final = 16_384  # far over any line, so that only nonsense is refused
 ATTACHMENTS_MAX: Final = 500  # files of one message; each is listed in every event
@@ -91,13 +92,10 @@ def compose_message(
     else:
         recipients = same_for_all((to, cc, bcc), due=settings.deliver_at)
         octets = [piece for piece in pieces if not isinstance(piece, Slot)]
-    size = total(octets)
-    listed = [*attachments, *inline]
-    return Draft(
+    size, body, large = gathered(octets)
+    submission = Submission(
         account=caller.account,
         domain=domain.name,
-        key=caller.key,
-        originating_ip=originating_ip,
         reverse_path=reverse_path(from_[0].mailbox, domain),
         recipients=recipients,
         summary=summary(
@@ -108,18 +106,28 @@ def compose_message(
             size=size,
             recipients=recipients,
             batch=batch,
-            attachments=tuple([event.Attachment(f.filename, f.content_type, f.size) for f in listed]),
+            attachments=tuple([event.Attachment(f.filename, f.content_type, f.size) for f in (*attachments, *inline)]),
             deliver_at=settings.deliver_at,
         ),
-        pieces=octets,
-        size=size,
-        message_id=f"<{message_id}>",
+        body=body,
         body_kind=BodyKind.TEMPLATE if batch else BodyKind.OCTETS,
-        smtputf8=not all(a.mailbox.isascii() for group in (from_, to, cc, bcc) for a in group),
+        smtputf8=not all_ascii(from_, to, cc, bcc),
         tags=settings.tags,
         user_variables=settings.event_variables() if settings.variables else event.EMPTY_OBJECT,
         options=settings.options,
+        key=caller.key,
+        originating_ip=originating_ip,
     )
+    return Draft(submission, large, f"<{message_id}>")
+
+
+def all_ascii(*groups: Sequence[Address]) -> bool:
+    """Whether every mailbox is written in ASCII (a domain always is): else SMTPUTF8 is needed."""
+    for group in groups:
+        for address in group:
+            if not address.mailbox.isascii():
+                return False
+    return True
 
 
 def reverse_path(from_: str, domain: SendingDomain) -> str:
@@ -152,16 +160,17 @@ def _write_head(
     domain: SendingDomain,
 ) -> str:
     """Write the header section but for the content's own fields; returns the Message-ID without brackets."""
-    given = {name.lower() for name, _ in settings.headers} if settings.headers else ()
+    given = {name.lower() for name, _ in settings.headers} if settings.headers else frozenset()
     message_id = identity.message_id
     writer.raw(identity.received)
-    writer.annotations(settings)
+    if settings is not DEFAULTS:
+        writer.annotations(settings)
     if "date" not in given:
         writer.raw(b"Date: %b\r\n" % identity.date)
     if "message-id" not in given:
         writer.raw(b"Message-Id: <%b>\r\n" % message_id.encode())
-    if "sender" not in given:
-        writer.raw(sender_header(from_[0].mailbox, domain))
+    if "sender" not in given and (sender := sender_header(from_[0].mailbox, domain)):
+        writer.raw(sender)
     writer.addresses("From", from_)
     if "to" not in given:
         writer.to(to)
@@ -188,20 +197,27 @@ def _message_id(value: str) -> str:
 
 def _leaves(form: Form, *, batch: bool) -> list[Sequence[Piece]]:
     """The text parts in the order plain, amp, html; an empty one only when there is no other."""
-    given = [(subtype, text) for name, subtype in _TEXTS if (text := form.one(name)) is not None]
-    if not given:
-        raise BadRequest("Need at least one of the parameters text, html or amp-html.")
     leaves: list[Sequence[Piece]] = []
-    for subtype, text in [pair for pair in given if pair[1]] or given[:1]:
-        if batch and template.has_placeholder(text):
-            leaves.append(
-                builder.text_slot(
-                    subtype, text, quoted_printable_kind=template.QUOTED_PRINTABLE, base64_kind=template.BASE64
-                )
-            )
-        else:
-            leaves.append((builder.text_leaf(subtype, text),))
+    empty = b""
+    for name, subtype in _TEXTS:
+        text = form.one(name)
+        if text:
+            leaves.append(_leaf(subtype, text, batch=batch))
+        elif text is not None and not empty:
+            empty = subtype
+    if not leaves:
+        if not empty:
+            raise BadRequest("Need at least one of the parameters text, html or amp-html.")
+        leaves.append(_leaf(empty, "", batch=False))
     return leaves
+
+
+def _leaf(subtype: bytes, text: str, *, batch: bool) -> Sequence[Piece]:
+    if batch and template.has_placeholder(text):
+        return builder.text_slot(
+            subtype, text, quoted_printable_kind=template.QUOTED_PRINTABLE, base64_kind=template.BASE64
+        )
+    return (builder.text_leaf(subtype, text),)
 
 
 def _files(uploads: Sequence[Upload]) -> tuple[list[Attachment], list[Attachment]]:

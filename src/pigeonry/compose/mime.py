@@ -17,14 +17,15 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pigeonry.compose import template
-from pigeonry.compose.draft import Draft, summary, total
+from pigeonry.compose.draft import Draft, gathered, summary
 from pigeonry.compose.head import HeadWriter
-from pigeonry.compose.message import check_batch, reverse_path, sender_header
+from pigeonry.compose.message import all_ascii, check_batch, reverse_path, sender_header
 from pigeonry.compose.recipients import parse_addresses, same_for_all
 from pigeonry.compose.settings import CONTROL_PREFIX, control_parameters, read_settings
 from pigeonry.domain import event
 from pigeonry.domain.errors import BadAddress, BadRequest
 from pigeonry.domain.message import BodyKind
+from pigeonry.domain.submission import Submission
 from pigeonry.protocol.mime import builder, headers, parser
 from pigeonry.protocol.mime.addresses import parse_list
 from pigeonry.protocol.mime.builder import Slot
@@ -98,35 +99,33 @@ def compose_mime(
         octets = [b"%b%b\r\n" % (first, kept), tail]
         if bytes(tail[-2:]) != b"\r\n":
             octets.append(b"\r\n")
-    size = total(octets)
-    subject = decode(headers.value(head, b"subject") or b"")
-    return Draft(
+    size, stored, large = gathered(octets)
+    submission = Submission(
         account=caller.account,
         domain=domain.name,
-        key=caller.key,
-        originating_ip=originating_ip,
         reverse_path=reverse_path(from_, domain),
         recipients=recipients,
         summary=summary(
             message_id=message_id,
             from_=decode(headers.value(head, b"from") or b""),
             to="%recipient%" if batch else decode(headers.value(head, b"to") or b"") or form.joined("to"),
-            subject=subject,
+            subject=decode(headers.value(head, b"subject") or b""),
             size=size,
             recipients=recipients,
             batch=batch,
             deliver_at=settings.deliver_at,
         ),
-        pieces=octets,
-        size=size,
-        message_id=f"<{message_id}>",
+        body=stored,
         body_kind=BodyKind.TEMPLATE if batch else BodyKind.OCTETS,
         eight_bit=not message.isascii(),
-        smtputf8=not (from_.isascii() and all(address.mailbox.isascii() for address in to)),
+        smtputf8=not (from_.isascii() and all_ascii(to)),
         tags=settings.tags,
         user_variables=settings.event_variables() if settings.variables else event.EMPTY_OBJECT,
         options=settings.options,
+        key=caller.key,
+        originating_ip=originating_ip,
     )
+    return Draft(submission, large, f"<{message_id}>")
 
 
 def _split(message: bytes | bytearray) -> tuple[bytes, int]:

@@ -40,7 +40,7 @@ def parse_addresses(form: Form, parameter: str) -> list[Address]:
         BadAddress: One is not a valid address; the text names the parameter.
         BadRequest: There are too many.
     """
-    text = form.joined(parameter)
+    text = form.joined(parameter) if parameter in form.fields else ""
     if not text:
         return []
     if len(text) > ADDRESSES_OCTETS_MAX:
@@ -63,8 +63,11 @@ def same_for_all(groups: Iterable[Sequence[Address]], *, due: float) -> tuple[Ne
     Raises:
         BadRequest: There are more than a thousand.
     """
+    filled = [group for group in groups if group]
+    if len(filled) == 1 and len(filled[0]) == 1:
+        return (NewRecipient(filled[0][0].mailbox, due),)
     recipients: dict[str, NewRecipient] = {}
-    for group in groups:
+    for group in filled:
         for address in group:
             recipients.setdefault(address.mailbox.lower(), NewRecipient(address.mailbox, due))
     _bound(len(recipients))

@@ -25,10 +25,10 @@ def test_a_message_stays_octet_for_octet_behind_our_trace_line(compose_ready: Co
     assert trace.startswith(b"Received: by mx.example.net with HTTP id ")
     assert separator + rest == b"+0000\r\n" + WHOLE
     assert draft.message_id == "<own@id>"
-    assert draft.summary.headers.message_id == "own@id"
-    assert draft.summary.headers.subject == "odd   spacing"
-    assert not draft.eight_bit
-    assert draft.reverse_path == "al@example.org"
+    assert draft.composed.summary.headers.message_id == "own@id"
+    assert draft.composed.summary.headers.subject == "odd   spacing"
+    assert not draft.composed.eight_bit
+    assert draft.composed.reverse_path == "al@example.org"
 
 
 def test_what_is_missing_is_added(compose_ready: Compose) -> None:
@@ -38,7 +38,7 @@ def test_what_is_missing_is_added(compose_ready: Compose) -> None:
     assert message["Message-Id"] == draft.message_id
     assert message["Sender"] == "me=other.net@example.org"
     assert octets(draft).endswith(b"\r\n\r\nx\r\n")
-    assert draft.reverse_path == "postmaster@example.org"
+    assert draft.composed.reverse_path == "postmaster@example.org"
 
 
 def test_an_empty_date_or_message_id_is_a_missing_one(compose_ready: Compose) -> None:
@@ -68,10 +68,10 @@ def test_bcc_and_control_headers_leave_and_are_obeyed(compose_ready: Compose) ->
         "From",
         "Subject",
     ]
-    assert draft.options == Options(testmode=True)
-    assert draft.tags == ("one",)
-    assert msgspec.json.decode(draft.user_variables) == {"k": "é"}
-    assert [r.address for r in draft.recipients] == ["bo@example.com"]
+    assert draft.composed.options == Options(testmode=True)
+    assert draft.composed.tags == ("one",)
+    assert msgspec.json.decode(draft.composed.user_variables) == {"k": "é"}
+    assert [r.address for r in draft.composed.recipients] == ["bo@example.com"]
 
 
 def test_parameters_win_over_headers(compose_ready: Compose) -> None:
@@ -79,7 +79,7 @@ def test_parameters_win_over_headers(compose_ready: Compose) -> None:
         b"From: a@example.org\r\nX-Mailgun-Tag: one\r\nSubject: s\r\nReply-To: x@y.z\r\n\r\nx\r\n",
         {"o:tag": "two", "h:Reply-To": "r@example.org"},
     )
-    assert draft.tags == ("two",)
+    assert draft.composed.tags == ("two",)
     assert message_from_bytes(octets(draft)).get_all("Reply-To") == ["r@example.org"]
 
 
@@ -111,7 +111,7 @@ def test_missing_parameters_are_named(compose_ready: Compose) -> None:
 
 
 def test_eight_bit_content_is_said_to_be(compose_ready: Compose) -> None:
-    assert compose_ready(b"From: a@example.org\r\n\r\n\xc3\xa9\r\n").eight_bit
+    assert compose_ready(b"From: a@example.org\r\n\r\n\xc3\xa9\r\n").composed.eight_bit
 
 
 def batch_message() -> bytes:
@@ -133,9 +133,9 @@ def test_a_batch_opens_headers_and_texts_and_leaves_files_alone(compose_ready: C
             "recipient-variables": '{"bo@x.com":{"name":"Böb"},"cy@x.com":{"name":"Cy"}}',
         },
     )
-    assert draft.body_kind is BodyKind.TEMPLATE
+    assert draft.composed.body_kind is BodyKind.TEMPLATE
     made = []
-    for recipient in draft.recipients:
+    for recipient in draft.composed.recipients:
         body = render(octets(draft), address=recipient.address, variables=recipient.variables)
         made.append(message_from_bytes(body, policy=policy.default))
     assert [m["To"] for m in made] == ["Bo <bo@x.com>", "cy@x.com"]
@@ -162,6 +162,6 @@ def test_recipient_variables_may_come_as_a_header(compose_ready: Compose) -> Non
     draft = compose_ready(
         b'From: a@example.org\r\nSubject: %recipient.n%\r\nX-Mailgun-Recipient-Variables: {"bo@example.com":\r\n {"n": 7}}\r\n\r\nx\r\n'
     )
-    body = render(octets(draft), address="bo@example.com", variables=draft.recipients[0].variables)
+    body = render(octets(draft), address="bo@example.com", variables=draft.composed.recipients[0].variables)
     assert b"\r\nSubject: 7\r\n" in body
     assert b"Recipient-Variables" not in body

@@ -21,7 +21,7 @@ def variables(**by_address: dict[str, object]) -> str:
 def rendered(draft: Draft) -> list[EmailMessage]:
     body = octets(draft)
     out = []
-    for recipient in draft.recipients:
+    for recipient in draft.composed.recipients:
         made = render(body, address=recipient.address, variables=recipient.variables)
         assert made == render(body, address=recipient.address, variables=recipient.variables)
         assert made.count(b"\n") == made.count(b"\r") == made.count(b"\r\n")
@@ -44,7 +44,7 @@ def test_each_recipient_of_a_batch_sees_itself_alone_and_its_own_values(compose:
             ),
         }
     )
-    assert draft.body_kind is BodyKind.TEMPLATE
+    assert draft.composed.body_kind is BodyKind.TEMPLATE
     al, bo = rendered(draft)
     assert (al["To"], bo["To"]) == ("Al Ö <al@x.com>", "bo@x.com")
     assert (al["Subject"], bo["Subject"]) == ("Hi Älfred", "Hi Bo")
@@ -72,7 +72,8 @@ def test_cc_and_bcc_get_a_copy_of_each_message(compose: Compose) -> None:
         }
     )
     assert [
-        (r.address, m["To"], m["Cc"], m["Subject"]) for r, m in zip(draft.recipients, rendered(draft), strict=True)
+        (r.address, m["To"], m["Cc"], m["Subject"])
+        for r, m in zip(draft.composed.recipients, rendered(draft), strict=True)
     ] == [
         ("a@x.com", "a@x.com", "c@x.com", "1 a@x.com"),
         ("c@x.com", "a@x.com", "c@x.com", "1 a@x.com"),
@@ -178,7 +179,7 @@ def test_attachments_are_stored_once_for_all(compose: Compose) -> None:
         {"to": [f"r{n}@x.com" for n in range(100)], "text": "%recipient_email%", "recipient-variables": "{}"},
         uploads=[upload("a.bin", b"\x07" * 10_000)],
     )
-    assert draft.size < 20_000
+    assert draft.composed.summary.size < 20_000
     assert len({message["To"] for message in rendered(draft)}) == 100
     assert all(next(m.iter_attachments()).get_content() == b"\x07" * 10_000 for m in rendered(draft)[:3])
 
@@ -200,7 +201,7 @@ def test_only_the_variables_that_are_asked_for_are_kept(compose: Compose) -> Non
             "recipient-variables": variables(**{"bo@example.com": {"a": "1", "b": "2", "%name%": "x", "%to%": "y"}}),
         }
     )
-    assert msgspec.json.decode(draft.recipients[0].variables) == {"a": "1"}
+    assert msgspec.json.decode(draft.composed.recipients[0].variables) == {"a": "1"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "1", '{"a@b": 1}', '{"a@b": null}', "{", "nonsense", '{"a":' * 3_000])
@@ -210,7 +211,7 @@ def test_recipient_variables_must_be_an_object_of_objects(compose: Compose, text
 
 
 def test_events_of_a_batch_name_nobody_else(compose: Compose) -> None:
-    summary = compose({"to": "a@x.com, b@x.com", "recipient-variables": "{}"}).summary
+    summary = compose({"to": "a@x.com, b@x.com", "recipient-variables": "{}"}).composed.summary
     assert summary.headers.to == "%recipient%"
     assert summary.recipients is msgspec.UNSET
 

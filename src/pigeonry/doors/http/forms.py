@@ -38,6 +38,7 @@ PART_HEADERS_MAX: Final = 8  # RFC 7578 knows three
 NAME_OCTETS_MAX: Final = 512  # of a field's name
 _INFLATED_STEP: Final = 65_536  # octets taken out of gzip at a time
 _FILES: Final = frozenset({"attachment", "inline"})
+_COMMON: Final = {name.encode(): name for name in ("from", "to", "cc", "bcc", "subject", "text", "html", "o:tag")}
 _INDEX: Final = re.compile(r"\[\d{0,4}\]\Z")
 
 
@@ -107,8 +108,8 @@ class FormReader:
         if query:
             for name, values in _urlencoded(query).items():
                 form.fields.setdefault(name, []).extend(values)
-        for name in _FILES:
-            if any(form.fields.pop(name, ())):
+        for name in _FILES & form.fields.keys():
+            if any(form.fields.pop(name)):
                 raise BadRequest(f"Parameter {name} must be a file part of multipart/form-data.")
         return form
 
@@ -245,12 +246,12 @@ def _urlencoded(octets: bytes) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     name = ""
     try:
-        for pair in octets.split(b"&"):
+        for pair in octets.replace(b"+", b" ").split(b"&"):
             if not pair:
                 continue
             left, _, right = pair.partition(b"=")
-            name = _name(_unquoted(left))
-            value = _unquoted(right)
+            name = _COMMON.get(left) or _name(_unquoted(left))
+            value = right.decode() if b"%" not in right else _unquoted(right)
             if name in fields:
                 fields[name].append(value)
             else:
@@ -266,8 +267,6 @@ def _unquoted(octets: bytes) -> str:
     It is quoted-printable but for its sign, and that has a decoder in C. Where the two differ (line ends as they are,
     signs that begin no escape, which the length betrays) the octets go the slow way.
     """
-    if b"+" in octets:
-        octets = octets.replace(b"+", b" ")
     escapes = octets.count(b"%")
     if not escapes:
         return octets.decode()

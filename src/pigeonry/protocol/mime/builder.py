@@ -100,10 +100,9 @@ class Attachment(msgspec.Struct, frozen=True):
 
 def crlf_octets(octets: bytes) -> bytes:
     """The octets with CRLF line ends, whatever they had; not copied when they have them already."""
-    ends = octets.count(b"\n")
     if b"\r" not in octets:
-        return octets.replace(b"\n", b"\r\n") if ends else octets
-    if octets.count(b"\r\n") == ends == octets.count(b"\r"):
+        return octets.replace(b"\n", b"\r\n")
+    if octets.count(b"\r\n") == octets.count(b"\n") == octets.count(b"\r"):
         return octets
     return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 

@@ -1,9 +1,11 @@
+import asyncio
 import gzip
 from email import message_from_bytes, policy
 
 import pytest
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
+from pigeonry.doors.http.v3 import messages
 from support.http_door import World, multipart
 
 USUAL = {"from": "al@example.org", "to": "bo@example.com", "subject": "Hello", "text": "Hi"}
@@ -149,6 +151,22 @@ async def test_a_client_that_goes_away_gets_no_answer_and_leaves_nothing(world: 
     answer = await world.ask("POST", "/v3/example.org/messages", b"from=al@example.org&to=bo", gone=True)
     assert answer.status == 0
     assert world.store.accepted == []
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "BODY_DEADLINE_S", 0.0)
+    answer = await world.ask("POST", "/v3/example.org/messages", b"from=al@example.org", stuck=True)
+    assert answer.status == 400
+    assert "did not arrive" in answer.json["message"]
+
+
+async def test_a_request_that_is_cancelled_ends_as_cancelled(world: World) -> None:
+    task = asyncio.ensure_future(world.ask("POST", "/v3/example.org/messages", b"from=al@example.org", stuck=True))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert world.gate.in_flight_octets == 0
 
 
 async def test_files_keep_name_type_and_content(world: World) -> None:

@@ -42,7 +42,6 @@ __all__ = ["Accept", "MessagesEndpoint", "Reject"]
 
 COMMIT_DEADLINE_S: Final = 10.0  # clients give up after 10 to 60 s; a commit takes milliseconds
 BODY_DEADLINE_S: Final = 60.0  # for the whole body: 25 MiB at 3.5 Mbit/s
-SPOOL_OCTETS: Final = 262_144  # a body over this goes into a file of its own
 _SLICE_OCTETS: Final = 1_048_576  # written in one go before others get a turn
 _STEP_OCTETS: Final = 65_536  # of room taken at a time when a request did not say how much it brings
 _REPLAYED: Final = ((b"idempotent-replayed", b"true"),)
@@ -158,17 +157,14 @@ class MessagesEndpoint:
             content_encoding=headers.get(b"content-encoding", b""),
             grow=hold.grow,
         )
-        try:
-            async with asyncio.timeout(BODY_DEADLINE_S):
-                more = True
-                while more:
-                    event = await receive()
-                    if event["type"] != "http.request":
-                        return None
-                    reader.feed(event.get("body", b""))
-                    more = event.get("more_body", False)
-        except TimeoutError:
-            raise BadRequest(f"The request's body did not arrive within {BODY_DEADLINE_S:.0f} s.") from None
+        with _Deadline(BODY_DEADLINE_S):
+            more = True
+            while more:
+                event = await receive()
+                if event["type"] != "http.request":
+                    return None
+                reader.feed(event.get("body", b""))
+                more = event.get("more_body", False)
         return reader.finish(query)
 
     async def _take(self, draft: Draft, domain: SendingDomain, reservation: Reservation | None = None) -> bytes:
@@ -178,13 +174,13 @@ class MessagesEndpoint:
         refusal = self._gate.refusal(domain)
         if refusal is not None:
             await self._reject(
-                draft.submission(b""), reason="generic", description=refusal.text, deadline=self._deadline()
+                draft.submission(), reason="generic", description=refusal.text, deadline=self._deadline()
             )
             raise refusal
-        if draft.size <= SPOOL_OCTETS:
-            await self._accept(draft.submission(b"".join(draft.pieces), record), deadline=self._deadline())
-        else:
+        if draft.pieces:
             await self._take_large(draft, record)
+        else:
+            await self._accept(draft.submission(idempotency=record), deadline=self._deadline())
         return response
 
     async def _take_large(self, draft: Draft, record: IdempotencyRecord | None) -> None:
@@ -201,13 +197,43 @@ class MessagesEndpoint:
                         written = 0
                         await self._clock.sleep(0)
             body = await spool.finish()
-            await self._accept(draft.submission(body, record), deadline=self._deadline())
+            await self._accept(draft.submission(body=body, idempotency=record), deadline=self._deadline())
         except BaseException:
             spool.discard()
             raise
 
     def _deadline(self) -> float:
         return self._clock.monotonic() + COMMIT_DEADLINE_S
+
+
+class _Deadline:
+    """``asyncio.timeout`` at a sixth of its price: one timer, and a cancellation taken back when it was ours.
+
+    Raises:
+        BadRequest: On leaving, when time was up.
+    """
+
+    __slots__ = ("_before", "_expired", "_seconds", "_task", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._expired = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "requests are answered in tasks"
+        self._task = task
+        self._before = task.cancelling()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._timer.cancel()
+        if self._expired and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
+            raise BadRequest(f"The request's body did not arrive within {self._seconds:.0f} s.") from error
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
 
 
 class _Hold:
