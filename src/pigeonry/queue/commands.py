@@ -64,7 +64,7 @@ class Commands:
         self._scheduler = scheduler
         self._clock = clock
         self._event_ids = event_ids
-        self._running: set[asyncio.Future[CommandAnswer]] = set()
+        self._running: set[asyncio.Future[CommandAnswer]] = set()  # drops, shielded from who asked
 
     async def cancel(self, key: MessageKey, *, account: str, deadline: float) -> CommandAnswer:
         """End what still waits, with a final event of reason ``cancelled``.
@@ -115,6 +115,11 @@ class Commands:
                 for settle in settles[start : start + TOGETHER_MAX]:
                     together.create_task(self._scheduler.settle(settle, deadline=deadline))
         return msgspec.structs.replace(answer, done=len(settles))
+
+    def stop(self) -> None:
+        """Cut off what still runs: the worker ends. What was not settled waits in the store as before."""
+        for work in tuple(self._running):
+            work.cancel()
 
     async def retry_now(self, key: MessageKey, *, account: str) -> CommandAnswer:
         """Attempt what waits without waiting any longer, save what is in doubt.

@@ -102,14 +102,16 @@ class VirtualLane:
         if not self._alive():
             return
         try:
-            result = work()
-        except Exception as error:  # noqa: BLE001  # it belongs to the one who asked
-            if not done.cancelled():
-                done.set_exception(error)
-                done.exception()  # perhaps the one who asked is gone
+            result, error = work(), None
+        except Exception as raised:  # noqa: BLE001  # it belongs to the one who asked
+            result, error = None, raised
+        if done.cancelled() or not self._alive():  # the machine may have gone down under the work
+            return
+        if error is None:
+            done.set_result(result)
         else:
-            if not done.cancelled():
-                done.set_result(result)
+            done.set_exception(error)
+            done.exception()  # perhaps the one who asked is gone
 
 
 def _always() -> bool:

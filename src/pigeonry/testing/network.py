@@ -261,12 +261,14 @@ class FakeDialer:
         self, protocol: Callable[[], asyncio.Protocol], address: str, port: int, *, source: str, timeout_s: float
     ) -> asyncio.Transport:
         """Connect."""
+        if self._down:
+            raise ConnectionRefusedError("Connection refused")
         if self._listener.silent(address):
             await asyncio.sleep(timeout_s)  # noqa: TID251  # the network is a part of virtual time
             raise TimeoutError("Timed out")
         await asyncio.sleep(self._dice.between(*LATENCY_S))  # noqa: TID251
-        server = self._listener.answer(address, port)
-        if server is None or self._down:
+        server = None if self._down else self._listener.answer(address, port)
+        if server is None:
             raise ConnectionRefusedError("Connection refused")
         self._count += 1
         near, _ = connect(

@@ -1,0 +1,124 @@
+"""What happens in one run, all of it drawn from its seed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pigeonry.domain.message import Options
+from pigeonry.testing.dice import SeededDice
+from pigeonry.testing.world import Temper
+
+HORIZON_S = 40.0  # seconds in which messages come in and things go wrong
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """One message that somebody hands in.
+
+    Args:
+        at: Virtual time at which it is handed in.
+        patience_s: How long the door waits for the commit.
+        delay_s: How much later it is to be sent, 0.0 for at once.
+        command: ``cancel`` or ``retry`` once it is accepted, or nothing.
+    """
+
+    number: int
+    at: float
+    patience_s: float
+    addresses: tuple[str, ...]
+    body: bytes
+    delay_s: float
+    options: Options
+    command: str
+    command_after_s: float
+
+
+class Crash(msgspec.Struct, frozen=True):
+    """One end of the worker.
+
+    Args:
+        after: How many more steps (things that were handed over, written, sent or received) it lives.
+        power: Whether the power is cut, so that what was not synced is lost.
+        down_s: How long it takes until it is up again.
+    """
+
+    after: int
+    power: bool
+    down_s: float
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One run.
+
+    Args:
+        seed: What it was drawn from.
+        slow: Factor on the time that the disk takes, while things go wrong.
+        failing_sync: The sync, counted from the start, that fails; 0 for none.
+        full: Virtual times between which the disk is full; none when equal.
+    """
+
+    seed: str
+    sites: int
+    letters: tuple[Letter, ...]
+    crashes: tuple[Crash, ...]
+    temper: Temper
+    slow: float
+    failing_sync: int
+    full: tuple[float, float]
+
+
+def draw(seed: int, *, sites: int = 3) -> Plan:
+    """The plan of a seed."""
+    dice = SeededDice(f"pigeonry/{seed}")
+    rough = dice.choose((0.0, 0.05, 0.15, 0.35))
+    temper = Temper(
+        refuse=rough * dice.random(),
+        silent=rough * 0.3 * dice.random(),
+        greet_4yz=rough * 0.5 * dice.random(),
+        broken=min(0.9, rough * 3.0 * dice.random()),
+        stalls=0.3 * dice.random(),
+        defer=rough * 0.4 * dice.random(),
+        reject=rough * 0.3 * dice.random(),
+        dns=rough * 0.5 * dice.random(),
+        tls=rough * dice.random(),
+        slow_s=dice.choose((0.01, 0.1, 1.0)),
+    )
+    letters = tuple(_letter(dice, number, sites) for number in range(dice.count(4, 14)))
+    crashes = tuple(
+        Crash(after=dice.count(1, 90), power=dice.chance(0.6), down_s=dice.between(0.05, 3.0))
+        for _ in range(dice.choose((0, 1, 1, 2, 3)))
+    )
+    full_from = dice.between(0.0, HORIZON_S)
+    return Plan(
+        seed=str(seed),
+        sites=sites,
+        letters=tuple(sorted(letters, key=lambda letter: letter.at)),
+        crashes=crashes,
+        temper=temper,
+        slow=dice.choose((1.0, 1.0, 10.0, 200.0)),
+        failing_sync=dice.count(1, 60) if dice.chance(0.15) else 0,
+        full=(full_from, full_from + dice.between(0.5, 5.0)) if dice.chance(0.15) else (0.0, 0.0),
+    )
+
+
+def _letter(dice: SeededDice, number: int, sites: int) -> Letter:
+    def address(n: int) -> str:
+        domain = "nowhere.test" if dice.chance(0.03) else f"site{dice.count(0, sites - 1)}.test"
+        return f"m{number}r{n}@{domain}"
+
+    lines = [
+        b"Message-ID: <%d@send.test>" % number,
+        b"Subject: number %d" % number,
+        b"",
+        *(dice.choose((b"hello", b".", b"..", b".dot", b"x" * dice.count(1, 400))) for _ in range(dice.count(1, 4))),
+    ]
+    return Letter(
+        number=number,
+        at=HORIZON_S * dice.random() ** 2,
+        patience_s=dice.choose((0.02, 0.2, 2.0)),
+        addresses=tuple(address(n) for n in range(dice.choose((1, 1, 1, 1, 2, 3)))),
+        body=b"\r\n".join(lines) + b"\r\n",
+        delay_s=dice.choose((0.0, 0.0, 0.0, 0.0, 15.0)),
+        options=Options(testmode=dice.chance(0.03)),
+        command=dice.choose(("", "", "", "", "", "", "cancel", "retry")),
+        command_after_s=dice.between(0.0, 5.0),
+    )

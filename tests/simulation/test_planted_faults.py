@@ -1,0 +1,133 @@
+"""The simulation can fail: each fault planted here is caught within a few dozen seeds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from pigeonry.delivery import classify
+from pigeonry.domain.message import Accept, DotSent, Note, Settle, Transition
+from pigeonry.domain.outcome import Deferred, InDoubt
+from pigeonry.queue.scheduler import Scheduler
+from pigeonry.stores.sqlite import recovery
+from simulation import harness
+from simulation.harness import Plant, Run
+from simulation.ledger import Broken
+from simulation.plan import draw
+
+SEEDS_MAX = 60  # seeds within which every fault must show
+
+
+class Planted:
+    """The store with a fault in ``commit``."""
+
+    def __init__(self, store: Any, _loop: asyncio.AbstractEventLoop) -> None:
+        self.store = store
+        self.behind: set[asyncio.Future[None]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def later(self, transition: Transition, deadline: float) -> None:
+        """Commit behind the caller's back."""
+        task = asyncio.ensure_future(self.store.commit(transition, deadline=deadline))
+        self.behind.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[None]) -> None:
+        self.behind.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+class AcknowledgeBeforeCommit(Planted):
+    async def commit(self, transition: Transition, *, deadline: float) -> None:
+        if isinstance(transition, Accept):
+            self.later(transition, deadline)
+        else:
+            await self.store.commit(transition, deadline=deadline)
+
+
+class EventOutsideTheTransaction(Planted):
+    async def commit(self, transition: Transition, *, deadline: float) -> None:
+        if isinstance(transition, Settle):
+            await self.store.commit(msgspec.structs.replace(transition, event=b""), deadline=deadline)
+            await self.store.commit(Note(transition.event), deadline=deadline + 60.0)
+        else:
+            await self.store.commit(transition, deadline=deadline)
+
+
+class DotBeforeDotSent(Planted):
+    async def commit(self, transition: Transition, *, deadline: float) -> None:
+        if isinstance(transition, DotSent):
+            self.later(transition, deadline)
+        else:
+            await self.store.commit(transition, deadline=deadline)
+
+
+def seeds_until_caught(plant: Plant | None = None) -> int:
+    """How many seeds it takes until a promise is seen broken."""
+    for seed in range(SEEDS_MAX):
+        try:
+            Run(draw(seed), plant=plant).play()
+        except Broken:
+            return seed + 1
+    pytest.fail(f"not caught within {SEEDS_MAX} seeds")
+
+
+@pytest.mark.parametrize("plant", [AcknowledgeBeforeCommit, EventOutsideTheTransaction, DotBeforeDotSent])
+def test_a_fault_between_the_worker_and_its_store_is_caught(plant: Plant) -> None:
+    assert seeds_until_caught(plant)
+
+
+class _Everything(set[str]):
+    def __contains__(self, _item: object) -> bool:
+        return True
+
+
+def test_a_dot_before_dot_sent_is_also_caught_by_its_consequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by watching the wire, but by a second delivery that nobody flagged."""
+    original = harness.Ledger.__init__
+
+    def blind(self: harness.Ledger, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self._armed = _Everything()
+
+    monkeypatch.setattr(harness.Ledger, "__init__", blind)
+    assert seeds_until_caught(DotBeforeDotSent)
+
+
+def test_a_scheduler_that_forgets_what_settled_while_it_read_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Scheduler._admit
+
+    def forgetful(self: Scheduler, page: Any) -> None:
+        self._gone = set()
+        original(self, page)
+
+    monkeypatch.setattr(Scheduler, "_admit", forgetful)
+    assert seeds_until_caught()
+
+
+def test_a_lost_reply_taken_for_a_failure_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Callable[..., Any] = classify.outcome_of
+
+    def careless(result: Any, attempt: Any) -> Any:
+        outcome = original(result, attempt)
+        return Deferred(attempt, 499) if isinstance(outcome, InDoubt) else outcome
+
+    monkeypatch.setattr(classify, "outcome_of", careless)
+    assert seeds_until_caught()
+
+
+def test_no_patience_with_what_is_in_doubt_after_a_crash_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "STORE", msgspec.structs.replace(harness.STORE, in_doubt_delay_s=0.0))
+    assert seeds_until_caught()
+
+
+def test_a_recovery_that_forgets_what_was_in_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_hold_back", lambda *_args, **_options: None)
+    assert seeds_until_caught()
