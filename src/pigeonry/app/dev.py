@@ -19,7 +19,7 @@ from starlette.routing import Router
 
 from pigeonry.app import exits, settings
 from pigeonry.app.config import ConfigInvalid, split_address
-from pigeonry.app.installation import prepare
+from pigeonry.app.installation import claim, prepare
 from pigeonry.app.loopback import LoopbackOnly, is_loopback
 from pigeonry.app.output import print_json
 from pigeonry.app.sockets import AddressTaken, Listener, bind
@@ -105,6 +105,7 @@ class DevRun:
             loop.add_signal_handler(number, self._stop.set)
         store, seal_key = str(self._folder / "node"), str(self._folder) + ".seal-key"
         prepare(store, seal_key)
+        lock = claim(str(self._folder))
         box = Box(str(self._folder / "inbox.db"), self._lane)
         await box.open()
         sink = Sink(box, clock=self._clock, hostname="sink.localhost", message_octets_max=settings.MESSAGE_OCTETS_MAX)
@@ -130,6 +131,7 @@ class DevRun:
             await sink.close()
             await box.close()
             self._lane.close()
+            lock.release()
         return exits.OK
 
     async def _serve(self, node: Node, login: str) -> None:

@@ -7,12 +7,17 @@ before, and would hide that the right one is missing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from pigeonry.domain.errors import Conflict
+from pigeonry.net.disk import LocalDisk
 from pigeonry.net.environment import SystemIds
 from pigeonry.net.sealing import SealKeyError, load_seal, make_seal_key
 
-__all__ = ["COORDINATOR_FILE", "DIRECTORY_FILE", "IDENTITY_FILE", "prepare"]
+if TYPE_CHECKING:
+    from pigeonry.ports.disk import FileLock
+
+__all__ = ["COORDINATOR_FILE", "DIRECTORY_FILE", "IDENTITY_FILE", "claim", "prepare"]
 
 COORDINATOR_FILE: Final = "coordinator.db"
 DIRECTORY_FILE: Final = "directory.db"
@@ -35,3 +40,15 @@ def prepare(data: str, seal_key: str) -> None:
         make_seal_key(Path(seal_key), SystemIds())
         return
     load_seal(Path(seal_key))
+
+
+def claim(folder: str) -> FileLock:
+    """The right to run on a folder; it ends with this process.
+
+    Raises:
+        Conflict: Another process has it.
+    """
+    lock = LocalDisk(folder).lock(f"{folder}/lock")
+    if lock is None:
+        raise Conflict(f"{folder} is in use by another process.")
+    return lock

@@ -17,7 +17,7 @@ def serve(*, config: ConfigFile = None) -> int:
     settings = load(config, os.environ)
     import uvloop
 
-    from pigeonry.app.installation import prepare
+    from pigeonry.app.installation import claim, prepare
     from pigeonry.app.node_ops import NodeOps
     from pigeonry.app.notify import Notifier
     from pigeonry.app.supervisor import Supervisor
@@ -27,6 +27,7 @@ def serve(*, config: ConfigFile = None) -> int:
     data = str(Path(default_data(settings, os.environ)).absolute())
     seal_key = sealing_key_path(settings, os.environ)
     prepare(data, seal_key)
+    lock = claim(data)
     supervisor = Supervisor(
         settings,
         read=lambda: load(config, os.environ),
@@ -38,4 +39,6 @@ def serve(*, config: ConfigFile = None) -> int:
     )
     ops = NodeOps(supervisor, settings, data=data)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(supervisor.run(ops.run))
+        status = runner.run(supervisor.run(ops.run))
+    lock.release()
+    return status
