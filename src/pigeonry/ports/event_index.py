@@ -115,6 +115,10 @@ class EventIndex(Protocol):
         """
         ...
 
+    async def give_up(self, shard: int) -> None:
+        """The shard is another worker's from now on: nobody waits for this one to speak of it."""
+        ...
+
     async def wipe(self) -> None:
         """Forget everything: the consumer rebuilds it from the log."""
         ...

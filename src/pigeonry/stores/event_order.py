@@ -28,6 +28,7 @@ OWNER_SILENT_S: Final = 10.0
 """After so long without a sign of its owner a shard does not hold the others back: twice what the supervisor takes
 to kill a worker whose loop stands still."""
 _FRESH_S: Final = OWNER_SILENT_S / 2
+_HISTORY_US: Final = 60 * 1_000_000  # twice the longest that a door waits for a commit
 
 
 def micros(seconds: float) -> int:
@@ -43,13 +44,15 @@ class ShardOrder:
         watermark_us: Up to where all is indexed, as last published.
         shown_us: Up to where readers may have been shown; over the watermark when the index was lost since, or when
             readers went on without this shard.
-        spoken_us: When its owner last spoke.
+        spoken_us: When its owner last spoke; 0 when never, and then nothing of it was ever shown: its history is
+            placed by timestamps, and only what is young enough to come late after what others have shown of today.
     """
 
-    __slots__ = ("known", "last_us", "shown_us", "spoken_us", "watermark_us")
+    __slots__ = ("fresh", "known", "last_us", "shown_us", "spoken_us", "watermark_us")
 
     def __init__(self, *, known: int = 0, watermark_us: int = 0, shown_us: int = 0, spoken_us: int = 0) -> None:
         self.known = known
+        self.fresh = not known and not shown_us and not watermark_us
         self.last_us = 0
         self.watermark_us = watermark_us
         self.shown_us = max(shown_us, watermark_us)
@@ -66,7 +69,8 @@ class ShardOrder:
         floor = self.last_us + 1
         if seq > self.known:
             self.known = seq
-            floor = max(floor, self.shown_us + 1)
+            if not self.fresh or timestamp_us > self.shown_us - _HISTORY_US:
+                floor = max(floor, self.shown_us + 1)
         self.last_us = max(floor, min(timestamp_us, now_us))
         return self.last_us
 
@@ -90,6 +94,7 @@ class ShardOrder:
             others_us: The highest watermark of other shards. It counts when the clock was set back, so that the
                 shards that stand still go along with those that go on.
         """
+        self.fresh = False
         settled_us = at_us - micros(SETTLING_S)
         self._publish(max(self.last_us, settled_us if settled_us >= self.shown_us else max(self.shown_us, others_us)))
 

@@ -62,7 +62,8 @@ class SqliteEventIndex:
 
     async def cursor(self, shard: int) -> int:
         """The seq up to which the shard is indexed; opens and mends its files on the first call."""
-        return await self._write(lambda: self._shard(shard).cursor)
+        known = self._shards.get(shard)
+        return known.cursor if known is not None else await self._write(lambda: self._shard(shard).cursor)
 
     async def feed(self, shard: int, entries: Sequence[tuple[int, bytes]]) -> None:
         """Add events in order. Raises ``StoreBusy`` when those beyond the cursor were not added."""
@@ -104,8 +105,8 @@ class SqliteEventIndex:
 
     async def close(self) -> None:
         """Close all files and lanes."""
+        await self._reading_lane().run(self._reader.close)  # First, so that the last to leave a WAL is who may write.
         await self._write(self._drop_all)
-        await self._reading_lane().run(self._reader.close)
         for lane in {id(lane): lane for lane in (self._writing, self._reading) if lane is not None}.values():
             lane.close()
         self._writing = self._reading = None

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import apsw
+import msgspec
 
 from pigeonry.domain.errors import StoreBusy
 from pigeonry.ports.event_index import IndexMark, IndexPage
@@ -95,7 +96,7 @@ class IndexReader:
         """
         try:
             return _Page(self, query, clock=self._clock).fill()
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise StoreBusy(_UNREADABLE, retry_after_s=1.0) from error
 
     def days(self, shard: int) -> list[int]:
@@ -172,6 +173,9 @@ class _Page:
         for day in sorted(by_day, reverse=not self._query.ascending):
             try:
                 upto = self._fill_from(day, by_day[day])
+            except DAMAGED:
+                self._find_damage(day, by_day[day])
+                raise
             finally:
                 for cursor in self._cursors:
                     cursor.close(True)
@@ -184,12 +188,8 @@ class _Page:
         """Take what a day has; where to go on if the time is up."""
         opened = []
         for shard, generation in shards:
-            try:
-                db = self._reader.connection(shard, day, generation)
-                found = db.execute("SELECT id FROM domain WHERE name = ?", (self._query.domain,)).get if db else None
-            except DAMAGED:
-                self._reader.lost(shard, day)
-                raise
+            db = self._reader.connection(shard, day, generation)
+            found = db.execute("SELECT id FROM domain WHERE name = ?", (self._query.domain,)).get if db else None
             if db is not None and found is not None:
                 opened.append((shard, db, found))
         limit = self._window(opened)
@@ -202,7 +202,7 @@ class _Page:
                 continue
             self._looked += 1
             mark = IndexMark(time_us, shard, seq)
-            if self._judge is None or self._judge(decode_candidate(octets)):
+            if self._judge is None or self._lets_through(octets):
                 self._items.append((mark, octets))
                 if len(self._items) >= self._query.limit:
                     return None
@@ -211,6 +211,24 @@ class _Page:
         if limit is None:
             return None
         return IndexMark(limit, _SHARD_MAX, _SEQ_MAX) if ascending else IndexMark(limit, -1, -1)
+
+    def _find_damage(self, day: int, shards: list[tuple[int, int]]) -> None:
+        """One of a day's files cannot be read: tell the owner which. Only then is it worth reading all of them."""
+        for shard, generation in shards:
+            try:
+                db = self._reader.connection(shard, day, generation)
+                sound = db is None or db.pragma("quick_check", 1) == "ok"
+            except DAMAGED:
+                sound = False
+            if not sound:
+                self._reader.lost(shard, day)
+
+    def _lets_through(self, octets: bytes) -> bool:
+        assert self._judge is not None
+        try:
+            return self._judge(decode_candidate(octets))
+        except msgspec.DecodeError:  # It was good enough to be placed; a filter cannot understand it.
+            return False
 
     def _window(self, opened: list[tuple[int, apsw.Connection, int]]) -> int | None:
         """The time up to which SQLite may look in one go when it skips rows by their kind; None for all."""
@@ -249,8 +267,7 @@ class _Page:
                 f" WHERE domain = ? AND time_us BETWEEN ? AND ?{kinds} ORDER BY time_us {order}",
                 (domain, low, high),
             )
-        for time_us, seq, octets in cursor:
-            yield time_us, shard, seq, octets
+        return ((time_us, shard, seq, octets) for time_us, seq, octets in cursor)
 
 
 def _first_seq(db: apsw.Connection, time_us: int) -> int:

@@ -91,11 +91,8 @@ class ShardIndex:
         )
         self._beacon = BeaconFile(beacon_path(folder), disk=disk)
         self._read_chain(now_us)
-
-    @property
-    def cursor(self) -> int:
-        """The seq up to which the chain of files is unbroken."""
-        return self._frontier()[1].last
+        self.cursor = self._frontier()[1].last
+        """The seq up to which the chain of files is unbroken. May be read from any thread."""
 
     @property
     def watermark_us(self) -> int:
@@ -162,6 +159,7 @@ class ShardIndex:
         for day in days_in(self._folder, disk=self._disk, ending="lost"):
             self._disk.unlink(lost_path(self._folder, day))
         self._spans.clear()
+        self.cursor = 0
 
     def retire(self, before_day: int, now_us: int) -> None:
         """Remove the files of older days, but never the one at the cursor."""
@@ -201,8 +199,11 @@ class ShardIndex:
             if day in lost:
                 self._replace(day, now_us)
                 continue
-            try:
-                file = IndexFile(day_path(self._folder, day), disk=self._disk)
+            span = self._spans[max(self._spans)] if self._spans else Span(1, 0, 0)
+            try:  # Of a file that power failed on before its tables were written, it must not be said that it is first.
+                file = IndexFile(
+                    day_path(self._folder, day), disk=self._disk, first=span.last + 1, last_us=span.last_us
+                )
             except DAMAGED:
                 self._replace(day, now_us)
             else:
@@ -217,7 +218,8 @@ class ShardIndex:
         """A file cannot be read: start it anew."""
         self._order.forget()
         self._replace(day, now_us)
-        self._order.last_us = self._frontier()[1].last_us
+        _, span, _ = self._frontier()
+        self._order.last_us, self.cursor = span.last_us, span.last
 
     def _replace(self, day: int, now_us: int) -> None:
         self._renew(now_us)
@@ -272,6 +274,7 @@ class ShardIndex:
             self._close_file()
             raise
         self._spans[day] = file.span
+        self.cursor = self._frontier()[1].last
 
     def _file(self, day: int) -> IndexFile:
         if self._open is not None:

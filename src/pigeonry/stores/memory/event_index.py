@@ -1,0 +1,133 @@
+"""The search index in memory: for tests, simulation and a trial run.
+
+It places and shows events by the same rules as the one in files (``stores.event_order``, ``stores.event_filter``) and
+looks at every event of the asked time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pigeonry.ports.event_index import IndexMark, IndexPage
+from pigeonry.stores.event_filter import decode_candidate, predicate
+from pigeonry.stores.event_order import ShardOrder, lowest_watermark, micros
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pigeonry.ports.environment import Clock
+    from pigeonry.ports.event_index import IndexQuery
+    from pigeonry.stores.event_filter import Candidate
+
+__all__ = ["MemoryEventIndex"]
+
+
+class _Shard:
+    """The events of one shard in the order of their places, which is that of their seqs."""
+
+    def __init__(self) -> None:
+        self.order = ShardOrder()
+        self.cursor = 0
+        self.events: list[tuple[IndexMark, Candidate, bytes]] = []
+
+    def between(self, low_us: int, high_us: int, *, ascending: bool) -> Iterator[tuple[IndexMark, Candidate, bytes]]:
+        start = bisect_left(self.events, low_us, key=lambda each: each[0].time_us)
+        stop = bisect_right(self.events, high_us, key=lambda each: each[0].time_us)
+        numbers = range(start, stop) if ascending else range(stop - 1, start - 1, -1)
+        return (self.events[number] for number in numbers)
+
+
+class MemoryEventIndex:
+    """Searchable events in memory. See ``ports.event_index.EventIndex`` for the contract.
+
+    Several workers of one node share one instance.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._shards: dict[int, _Shard] = {}
+        self.unreadable = 0
+        """Events that were passed over because they are nothing we understand."""
+
+    async def cursor(self, shard: int) -> int:
+        """The seq up to which the shard is indexed."""
+        return self._shards[shard].cursor if shard in self._shards else 0
+
+    async def feed(self, shard: int, entries: Sequence[tuple[int, bytes]]) -> None:
+        """Add events in order, those beyond the cursor."""
+        here = self._shards.setdefault(shard, _Shard())
+        now_us = self._speak(shard, here)
+        for seq, octets in entries:
+            if seq <= here.cursor:
+                continue
+            here.cursor = seq
+            event = self._decoded(octets)
+            if event is not None:
+                place = here.order.place(seq, micros(event.timestamp), now_us=now_us)
+                here.events.append((IndexMark(place, shard, seq), event, octets))
+        here.order.advance()
+
+    async def level(self, at: Mapping[int, float]) -> None:
+        """Say of shards that their logs had nothing beyond the cursor at a time."""
+        for shard, seconds in at.items():
+            here = self._shards.setdefault(shard, _Shard())
+            self._speak(shard, here)
+            here.order.level(micros(seconds), others_us=self._others(shard))
+
+    async def search(self, query: IndexQuery) -> IndexPage:
+        """Find events over all shards."""
+        after = query.after
+        low, high = query.begin_us, query.end_us
+        if after is not None:
+            low, high = (max(low, after.time_us), high) if query.ascending else (low, min(high, after.time_us))
+        judge = predicate(query.where) if query.where is not None else None
+        sources = [each.between(low, high, ascending=query.ascending) for each in self._shards.values()]
+        items: list[tuple[IndexMark, bytes]] = []
+        for mark, event, octets in heapq.merge(*sources, key=lambda each: each[0], reverse=not query.ascending):
+            if after is not None and not (mark > after if query.ascending else mark < after):
+                continue
+            if event.domain == query.domain and (judge is None or judge(event)):
+                items.append((mark, octets))
+                if len(items) >= query.limit:
+                    break
+        return IndexPage(tuple(items))
+
+    async def watermark(self) -> float:
+        """Seconds since the Unix epoch up to which every live shard's events are indexed."""
+        said = ((each.order.watermark_us, each.order.spoken_us) for each in self._shards.values())
+        return lowest_watermark(said, now_us=micros(self._clock.now())) / 1e6
+
+    async def wipe(self) -> None:
+        """Forget everything but what was ever shown."""
+        for here in self._shards.values():
+            here.order.forget()
+            here.cursor = 0
+            here.events.clear()
+
+    async def give_up(self, shard: int) -> None:
+        """The shard is fed by another worker from now on: here, by another caller."""
+        if shard in self._shards:
+            self._shards[shard].order.spoken_us = 0
+
+    def _speak(self, shard: int, here: _Shard) -> int:
+        now_us = micros(self._clock.now())
+        if here.order.silent(now_us):
+            here.order.raise_to(self._others(shard))
+        here.order.spoken_us = now_us
+        return now_us
+
+    def _others(self, shard: int) -> int:
+        return max((each.order.watermark_us for number, each in self._shards.items() if number != shard), default=0)
+
+    def _decoded(self, octets: bytes) -> Candidate | None:
+        if not octets:
+            return None
+        try:
+            return decode_candidate(octets)
+        except (msgspec.DecodeError, UnicodeError):
+            self.unreadable += 1
+            return None
