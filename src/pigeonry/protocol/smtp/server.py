@@ -377,25 +377,25 @@ class SmtpServer:
     def _ehlo(self, argument: bytes) -> Event | None:
         self.hello = parse_hello(argument)
         self.extended = True
-        self._output.append(self._service.extended_hello_reply(secure=self.secure))
-        return self._restart()
+        return self._restart(self._service.extended_hello_reply(secure=self.secure))
 
     def _helo(self, argument: bytes) -> Event | None:
         self.hello = parse_hello(argument)
         self.extended = False
-        self._output.append(self._service.hello_reply)
-        return self._restart()
+        return self._restart(self._service.hello_reply)
 
     def _rset(self, argument: bytes) -> Event | None:
         if argument.strip(b" "):
             return self._fail(replies.NO_ARGUMENT)
-        self._output.append(replies.OK)
-        return self._restart() if self.state != _CONNECTED else self._count_command()
+        return self._restart(replies.OK)
 
-    def _restart(self) -> Event | None:
+    def _restart(self, reply: bytes) -> Event | None:
         given = self._given
         self._close_transaction()
-        return self._count_command() or (_ABANDONED if given else None)
+        if ended := self._count_command():
+            return ended
+        self._output.append(reply)
+        return _ABANDONED if given else None
 
     def _noop(self, argument: bytes) -> Event | None:
         return self._say(replies.OK, argument)
@@ -409,8 +409,10 @@ class SmtpServer:
     def _say(self, reply: bytes, argument: bytes) -> Event | None:
         if _ALONE.search(argument):
             return self._fail(replies.BAD_LINE)
+        if ended := self._count_command():
+            return ended
         self._output.append(reply)
-        return self._count_command()
+        return None
 
     def _expn(self, _argument: bytes) -> Event | None:
         return self._fail(replies.NOT_OFFERED)
