@@ -63,7 +63,7 @@ class Gate:
             Overloaded: Not now.
         """
         if octets > self.message_octets_max:
-            raise TooLarge("The message is larger than 25 MiB.")
+            raise TooLarge(f"The message is larger than {self.message_octets_max} octets.")
         if self._draining:
             raise Overloaded("This server is about to stop. Try again.", retry_after_s=DRAIN_RETRY_AFTER_S)
         reason = self._store.reason_to_shed()

@@ -70,16 +70,17 @@ class _Endpoint:
 
     async def show(self, request: Request) -> Response:
         message, octets, recipients = await self._load(request)
+        head = octets[: headers.head_length(octets)]
         shown: dict[str, Any] = {
             "recipients": ", ".join(recipients),
             "sender": message.reverse_path,
-            "from": message.summary.headers.from_,
-            "subject": message.summary.headers.subject,
+            "from": decode(headers.value(head, b"from") or b""),
+            "subject": decode(headers.value(head, b"subject") or b""),
         }
         if any(kind in request.headers.get("accept", "") for kind in _RAW_TYPES):
             shown["body-mime"] = octets.decode("utf-8", "replace")
         else:
-            _describe(shown, octets, url=base_url(request) + quote(request.url.path, safe="/@+"))
+            _describe(shown, octets, head, url=base_url(request) + quote(request.url.path, safe="/@+"))
         return json_response(shown)
 
     async def attachment(self, request: Request) -> Response:
@@ -118,7 +119,7 @@ class _Endpoint:
         return message, octets, [view.pending.address for view in views]
 
 
-def _describe(shown: dict[str, Any], octets: bytes, *, url: str) -> None:
+def _describe(shown: dict[str, Any], octets: bytes, head: bytes, *, url: str) -> None:
     """Add what the message says to an answer."""
     root = parser.parse(octets)
     leaves = list(parser.leaves(root))
@@ -147,9 +148,7 @@ def _describe(shown: dict[str, Any], octets: bytes, *, url: str) -> None:
     shown["attachments"] = attachments
     shown["content-id-map"] = by_content_id
     shown["message-url"] = url
-    fields = [
-        (name.decode("ascii"), decode(raw)) for name, raw in headers.fields(octets[: headers.head_length(octets)])
-    ]
+    fields = [(name.decode("ascii"), decode(raw)) for name, raw in headers.fields(head)]
     shown["message-headers"] = fields
     for name, value in fields:
         shown.setdefault(name, value)
