@@ -1,7 +1,9 @@
 """Leases among the workers of one node, in a small file that all of them open.
 
-Leases are volatile: they name what is being done just now, and expire. So nothing is synced; a loss of power forgets
-them, as it ends whatever they stood for. Epochs rise all the same, since they begin at the wall clock.
+Leases are volatile: they name what is being done just now, and expire. So no lease is synced
+(``synchronous=NORMAL``): a loss of power forgets the last ones, as it ends whatever they stood for, and leaves the file
+whole, where ``OFF`` could leave one that no longer opens. Epochs rise all the same, also when the whole file is lost: a
+lease that is newly taken has an epoch of at least the wall clock in milliseconds, which its predecessor had long ago.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ CREATE TABLE lease(
 CREATE INDEX expiry ON lease(expires_at);
 """
 _SWEPT: Final = 100  # expired leases removed with each new one: the table stays as small as what is held
+_KEPT_EXPIRED_S: Final = 3600.0  # an expired lease keeps its epoch for so long, in case the clock is set back
 
 
 class SqliteCoordinator:
@@ -43,7 +46,7 @@ class SqliteCoordinator:
             clock=clock,
             schema=_SCHEMA,
             schema_version=1,
-            synchronous="OFF",
+            synchronous="NORMAL",
             timeout_s=timeout_s,
         )
 
@@ -62,9 +65,10 @@ class SqliteCoordinator:
         def work(connection: apsw.Connection) -> Lease | None:
             row = connection.execute("SELECT owner, epoch, expires_at FROM lease WHERE name = ?", (name,)).fetchone()
             holder, epoch, expires_at = row or ("", 0, 0.0)
-            if expires_at > now and holder != owner:
+            held = holder != "" and expires_at > now
+            if held and holder != owner:
                 return None
-            if expires_at <= now:
+            if not held:
                 epoch = max(int(now * 1000), epoch + 1)
             lease = Lease(name, owner, epoch, now + ttl_s)
             connection.execute(
@@ -92,14 +96,12 @@ class SqliteCoordinator:
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back."""
+        now = self._clock.now()
 
         def work(connection: apsw.Connection) -> None:
             connection.execute(
-                "UPDATE lease SET expires_at = 0 WHERE name = ? AND owner = ? AND epoch = ?",
-                (lease.name, lease.owner, lease.epoch),
+                "UPDATE lease SET expires_at = ?, owner = '' WHERE name = ? AND owner = ? AND epoch = ?",
+                (now, lease.name, lease.owner, lease.epoch),
             )
 
         await self._file.write(work)
-
-
-_KEPT_EXPIRED_S: Final = 3600.0  # an expired lease keeps its epoch for so long, in case the clock is set back
