@@ -18,9 +18,9 @@ from pigeonry.delivery.dispatcher import Dispatcher
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.routing import MxRouter
-from pigeonry.domain.errors import Fault, NotFound, Refusal
+from pigeonry.domain.errors import Fault, NotFound, Refusal, StoreInDoubt
 from pigeonry.domain.event import EventMessage, MessageHeaders, decode_event
-from pigeonry.domain.message import MessageKey, NewRecipient, Pending, RecipientView, Transition
+from pigeonry.domain.message import BodyRef, MessageKey, NewRecipient, Pending, RecipientView, Transition
 from pigeonry.domain.submission import Submission
 from pigeonry.ports.event_log import LogEntry
 from pigeonry.ports.queue_store import DueMark
@@ -34,7 +34,7 @@ from pigeonry.queue.scheduler import Scheduler, SchedulerLimits
 from pigeonry.queue.settlement import settle
 from pigeonry.stores.sqlite.limits import Limits
 from pigeonry.stores.sqlite.queue_store import SqliteStore
-from pigeonry.testing.clock import VirtualClock, VirtualLanes
+from pigeonry.testing.clock import EPOCH, VirtualClock, VirtualLanes
 from pigeonry.testing.dice import SeededDice, SeededIds
 from pigeonry.testing.loop import VirtualLoop
 from pigeonry.testing.network import FakeDialer, FakeResolver
@@ -50,7 +50,7 @@ DELIVERY = DeliveryLimits(
     connections_per_path=3, connections_max=6, idle_s=1.0, commit_s=3.0, settle_s=3.0, rest_s=0.5, rest_s_max=4.0
 )
 QUEUE = SchedulerLimits(recipients_max=12, horizon_s=6.0, page=4, settle_deadline_s=3.0)
-STORE = Limits(in_doubt_delay_s=IN_DOUBT_S, free_octets_min=0)
+STORE = Limits(in_doubt_delay_s=IN_DOUBT_S, free_octets_min=0, spool_memory_octets_max=100, segment_octets_max=2000)
 CALM = Temper()
 END_S = 600.0  # virtual seconds by which everything must have come to its end
 
@@ -196,7 +196,7 @@ class Run:
         self.plant = plant
         self.loop = VirtualLoop()
         self.loop.set_exception_handler(self._surprised)
-        self.clock = VirtualClock(self.loop)
+        self.clock = VirtualClock(self.loop, epoch=EPOCH - plan.to_midnight_s)
         self.ledger = Ledger(plan, self.loop.time, keep=keep)
         self.world = World(self.loop, SeededDice(f"{plan.seed}/world"), plan.temper, sites=plan.sites)
         self.world.on_line = self.ledger.note
@@ -337,23 +337,23 @@ class Run:
             door.result()
 
     async def _door(self, worker: Worker, letter: Letter) -> None:
-        due = self.clock.now() + letter.delay_s if letter.delay_s else 0.0
-        submission = Submission(
-            account="acct",
-            domain="send.test",
-            reverse_path="bounce@send.test",
-            recipients=tuple(NewRecipient(address, due) for address in letter.addresses),
-            summary=EventMessage(MessageHeaders(f"{letter.number}@send.test"), len(letter.body)),
-            body=letter.body,
-            options=letter.options,
-        )
         self.ledger.note(f"submit {letter.number}")
         self.ledger.status[letter.number] = "unknown"
+        spool = None
         try:
-            key = await worker.intake.accept(submission, deadline=self.clock.monotonic() + letter.patience_s)
+            body: bytes | BodyRef = letter.body
+            if letter.spooled:
+                spool = worker.real.spool()
+                for start in range(0, len(letter.body), 50):
+                    spool.write(letter.body[start : start + 50])
+                    await self.clock.sleep(0.001)
+                body = await spool.finish()
+            key = await self._submit(worker, letter, body)
         except Fault as error:
             if worker.alive:
                 self.ledger.refused(letter, error)
+                if spool is not None and not isinstance(error, StoreInDoubt):
+                    spool.discard()
             return
         if not worker.alive:
             return
@@ -361,6 +361,19 @@ class Run:
         if letter.command:
             await self.clock.sleep(letter.command_after_s)
             await self._command(worker, letter)
+
+    async def _submit(self, worker: Worker, letter: Letter, body: bytes | BodyRef) -> MessageKey:
+        due = self.clock.now() + letter.delay_s if letter.delay_s else 0.0
+        submission = Submission(
+            account="acct",
+            domain="send.test",
+            reverse_path="bounce@send.test",
+            recipients=tuple(NewRecipient(address, due) for address in letter.addresses),
+            summary=EventMessage(MessageHeaders(f"{letter.number}@send.test"), len(letter.body)),
+            body=body,
+            options=letter.options,
+        )
+        return await worker.intake.accept(submission, deadline=self.clock.monotonic() + letter.patience_s)
 
     async def _command(self, worker: Worker, letter: Letter) -> None:
         key = self.ledger.keys[letter.number]

@@ -19,6 +19,7 @@ class Letter(msgspec.Struct, frozen=True):
         patience_s: How long the door waits for the commit.
         delay_s: How much later it is to be sent, 0.0 for at once.
         command: ``cancel`` or ``retry`` once it is accepted, or nothing.
+        spooled: Whether its body is received piece by piece, into a file of its own when it is long.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Letter(msgspec.Struct, frozen=True):
     options: Options
     command: str
     command_after_s: float
+    spooled: bool
 
 
 class Crash(msgspec.Struct, frozen=True):
@@ -53,6 +55,7 @@ class Plan(msgspec.Struct, frozen=True):
         seed: What it was drawn from.
         slow: Factor on the time that the disk takes, while things go wrong.
         failing_sync: The sync, counted from the start, that fails; 0 for none.
+        to_midnight_s: Seconds from the start until a new day begins.
         full: Virtual times between which the disk is full; none when equal.
     """
 
@@ -64,6 +67,7 @@ class Plan(msgspec.Struct, frozen=True):
     slow: float
     failing_sync: int
     full: tuple[float, float]
+    to_midnight_s: float
 
 
 def draw(seed: int, *, sites: int = 3) -> Plan:
@@ -97,6 +101,7 @@ def draw(seed: int, *, sites: int = 3) -> Plan:
         slow=dice.choose((1.0, 1.0, 10.0, 200.0)),
         failing_sync=dice.count(1, 60) if dice.chance(0.15) else 0,
         full=(full_from, full_from + dice.between(0.5, 5.0)) if dice.chance(0.15) else (0.0, 0.0),
+        to_midnight_s=dice.between(1.0, HORIZON_S) if dice.chance(0.3) else 43_200.0,
     )
 
 
@@ -121,4 +126,5 @@ def _letter(dice: SeededDice, number: int, sites: int) -> Letter:
         options=Options(testmode=dice.chance(0.03)),
         command=dice.choose(("", "", "", "", "", "", "cancel", "retry")),
         command_after_s=dice.between(0.0, 5.0),
+        spooled=dice.chance(0.2),
     )
