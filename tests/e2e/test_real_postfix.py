@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import smtplib
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from support.name_servers import NameServers, name_servers
 from support.postfix import Postfix, postfix
 from support.process import Daemon, free_port, listens, until
 
-RECEIVER = "127.0.0.25"
+RECEIVER = f"127.25.{os.getpid() % 250 + 1}.25"  # port 25 is one: tests beside each other have their own
 CONFIG = """
 [node]
 data = "{folder}/data"
