@@ -19,7 +19,7 @@ import msgspec
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from pigeonry.capture.view import header_text, part_octets, split_headers, view
+from pigeonry.capture.view import PICTURES, header_text, part_octets, split_headers, view
 
 if TYPE_CHECKING:
     import jinja2
@@ -36,18 +36,22 @@ TEXT_OCTETS_MAX: Final = 2 * 1024 * 1024  # of one body shown in a page; the raw
 VIEWS: Final = ("html", "text", "headers", "raw", "events")
 
 _PAGES: Final = Path(__file__).parent / "pages"
-_ASSETS: Final[Mapping[str, str]] = {"inbox.css": "text/css", "inbox.js": "text/javascript"}
+_ASSETS: Final[Mapping[str, str]] = {
+    "inbox.css": "text/css",
+    "inbox.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _FRAME_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data: {origin}; font-src data:; "
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; "
     "frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
 )
 _SAFE: Final = {
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
@@ -119,11 +123,9 @@ class _Inbox:
         return await self._render(request, mail, shown)
 
     async def frame(self, request: Request) -> Response:
-        number = request.path_params["number"]
-        found = await self._box.get(number)
-        html = None if found is None else view(found[1], part_address=f"/inbox/{number}/parts/{{}}").html
-        policy = _FRAME_POLICY.format(origin=f"{request.url.scheme}://{request.url.netloc}")
-        headers = {**_SAFE, "content-security-policy": policy}
+        found = await self._box.get(request.path_params["number"])
+        html = None if found is None else view(found[1], pictures=True).html
+        headers = {**_SAFE, "content-security-policy": _FRAME_POLICY}
         if html is None:
             return Response("", status_code=404, media_type="text/html", headers=headers)
         return Response(f'<base target="_blank">{html}', media_type="text/html", headers=headers)
@@ -142,11 +144,10 @@ class _Inbox:
         if piece is None:
             return Response("", status_code=404, headers=_SAFE)
         kind, name, octets = piece
-        image = kind in {"image/png", "image/jpeg", "image/gif", "image/webp"}
+        image = kind in PICTURES
         plain = "".join(mark if mark.isascii() and mark.isprintable() and mark not in '"\\;' else "_" for mark in name)
         headers = {
             **_SAFE,
-            "cross-origin-resource-policy": "cross-origin",  # the sandboxed frame's origin is nobody's
             "content-security-policy": "default-src 'none'; sandbox",
             "content-disposition": f'{"inline" if image else "attachment"}; filename="{plain}"',
         }

@@ -7,6 +7,7 @@ Trust: the octets are whatever was sent. HTML is handed out as it came, to be sh
 
 from __future__ import annotations
 
+import base64
 import email
 import email.header
 import email.policy
@@ -16,8 +17,9 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Part", "View", "header_text", "part_octets", "split_headers", "view"]
+__all__ = ["PICTURES", "Part", "View", "header_text", "part_octets", "split_headers", "view"]
 
+PICTURES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 PARTS_MAX: Final = 200  # parts listed of one message; a nest of more is a test of parsers, not a mail
 _CID: Final = re.compile(r"\bcid:([^\"'\s)>]{1,300})", re.IGNORECASE)
 
@@ -48,14 +50,16 @@ class View(msgspec.Struct, frozen=True):
     parts: tuple[Part, ...]
 
 
-def view(octets: bytes, *, part_address: str = "") -> View:
+def view(octets: bytes, *, pictures: bool = False) -> View:
     """Take a message apart.
 
     Args:
-        part_address: With ``{}`` for a part's number: where ``cid:`` references of the HTML are pointed to.
+        pictures: Put the message's own pictures into its HTML, where ``cid:`` names them: a sandboxed frame is nobody's
+            site, and may fetch nothing from ours.
     """
     found: dict[str, str] = {}
     parts: list[Part] = []
+    shown: dict[str, str] = {}
     for number, leaf in enumerate(_leaves(octets)):
         kind = leaf.get_content_type()
         attached = leaf.get_content_disposition() == "attachment"
@@ -65,10 +69,11 @@ def view(octets: bytes, *, part_address: str = "") -> View:
             content = _content(leaf)
             content_id = str(leaf.get("Content-ID", "")).strip().strip("<>")
             parts.append(Part(number, kind, leaf.get_filename() or "", len(content), content_id, not attached))
+            if pictures and content_id and kind in PICTURES:
+                shown[content_id.lower()] = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
     html = found.get("text/html")
-    if html is not None and part_address:
-        by_id = {part.content_id.lower(): part.number for part in parts if part.content_id}
-        html = _CID.sub(lambda match: _pointed(match, by_id, part_address), html)
+    if html is not None and shown:
+        html = _CID.sub(lambda match: shown.get(match.group(1).lower(), match.group(0)), html)
     return View(found.get("text/plain"), html, found.get("text/x-amp-html"), tuple(parts))
 
 
@@ -118,8 +123,3 @@ def _text(leaf: Message) -> str:
         return _content(leaf).decode(leaf.get_content_charset("utf-8"), "replace")
     except LookupError:
         return _content(leaf).decode("utf-8", "replace")
-
-
-def _pointed(match: re.Match[str], by_id: dict[str, int], address: str) -> str:
-    number = by_id.get(match.group(1).lower())
-    return match.group(0) if number is None else address.format(number)

@@ -44,10 +44,10 @@ def test_text_and_html_are_found_and_the_rest_are_parts() -> None:
     ]
 
 
-def test_images_of_the_message_are_pointed_to_and_others_are_not() -> None:
-    html = view(MIXED, part_address="/p/{}").html
+def test_pictures_of_the_message_are_put_in_and_others_are_not() -> None:
+    html = view(MIXED, pictures=True).html
     assert html is not None
-    assert 'src="/p/2"' in html
+    assert 'src="data:image/png;base64,aGVsbG8="' in html
     assert "cid:none" in html
 
 
