@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pigeonry.domain.message import Body
     from pigeonry.domain.tenant import Caller, SendingDomain
     from pigeonry.doors.smtp.trace import Trace
-    from pigeonry.protocol.smtp.grammar import ReversePath
+    from pigeonry.protocol.smtp.grammar import ForwardPath, ReversePath
     from pigeonry.protocol.smtp.server import MessageGiven
 
 __all__ = ["Content", "Reader"]
@@ -174,7 +174,10 @@ def submission(  # noqa: PLR0917 - hot path
     settings = content.settings
     due = settings.deliver_at
     if len(forward_paths) > 1:
-        forward_paths = list({path.mailbox: path for path in reversed(forward_paths)}.values())[::-1]
+        unique: dict[str, ForwardPath] = {}
+        for path in forward_paths:
+            unique.setdefault(path.mailbox, path)
+        forward_paths = list(unique.values())
     recipients = tuple([NewRecipient(p.mailbox, due, b"", p.notify, p.orcpt) for p in forward_paths])
     return Submission(
         content.account,

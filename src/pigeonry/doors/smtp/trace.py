@@ -58,5 +58,5 @@ class Trace:
         """The time as a header shows it."""
         second = int(self._clock.now())
         if second != self._second:
-            self._second, self._date = second, formatdate(second)
+            self._second, self._date = second, formatdate(second)[:-5] + "+0000"  # UTC known, not guessed
         return self._date
