@@ -42,7 +42,7 @@ def configure(*, level: str, form: Literal["json", "human"], stream: TextIO | No
     if form == "json":
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
-        renderer = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        renderer = [_human(out)]
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -59,3 +59,8 @@ def configure(*, level: str, form: Literal["json", "human"], stream: TextIO | No
     logging.basicConfig(handlers=[handler], level=max(LEVELS[level], logging.WARNING), force=True)
     logger: Logger = structlog.get_logger(**fields)
     return logger
+
+
+def _human(out: TextIO) -> structlog.typing.Processor:
+    """For people; a traceback without the values of variables, which may be secrets."""
+    return structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
