@@ -1,6 +1,7 @@
 """What a person does about accounts, keys, domains and logins: one face over the registers of both stores.
 
-The commands of the shell and the development run call it. A thing that is deleted twice, or was never there, is told
+The commands of the shell and the development run call it. What is made is given back when a running node knows it, half
+a second later, so that a script may go on to use it. A thing that is deleted twice, or was never there, is told
 in words that help a person on.
 """
 
@@ -18,6 +19,7 @@ from pigeonry.auth.register import Register
 from pigeonry.domain.address import ascii_domain, domain_of, parse_mailbox
 from pigeonry.domain.errors import Conflict, NotFound
 from pigeonry.domain.tenant import ApiKey, SendingDomain, SmtpCredential
+from pigeonry.ports.feed import KNOWN_S
 
 if TYPE_CHECKING:
     from pigeonry.auth.passwords import Passwords
@@ -56,6 +58,7 @@ class Accounts:
         hostname: str = "",
     ) -> None:
         self._directory = directory
+        self._clock = clock
         self._hostname = hostname
         self.register = Register(identity, passwords=passwords, clock=clock, ids=ids)
         """Writes keys and logins."""
@@ -84,7 +87,9 @@ class Accounts:
             found = await self.domain(domain)
             account, domain = found.account, found.name
         await self.ensure_account(account)
-        return await self.register.create_key(account=account, domain=domain, description=description, secret=secret)
+        made = await self.register.create_key(account=account, domain=domain, description=description, secret=secret)
+        await self._clock.sleep(KNOWN_S)
+        return made
 
     async def keys(self) -> Sequence[ApiKey]:
         """All keys."""
@@ -112,9 +117,11 @@ class Accounts:
         """
         await self.ensure_account(account)
         try:
-            return await self.registry.create(name, account=account, any_sender=any_sender, sandbox=sandbox)
+            made = await self.registry.create(name, account=account, any_sender=any_sender, sandbox=sandbox)
         except Conflict:
             raise Conflict(f"Domain {name} is there already.") from None
+        await self._clock.sleep(KNOWN_S)
+        return made
 
     async def domain(self, name: str) -> SendingDomain:
         """A domain.
@@ -183,13 +190,14 @@ class Accounts:
         """
         login = f"postmaster@{DEV_DOMAIN}"
         if await self._directory.get(DOMAIN, DEV_DOMAIN) is None:
-            await self.create_domain(DEV_DOMAIN, any_sender=True, sandbox=True)
+            await self.ensure_account()
+            await self.registry.create(DEV_DOMAIN, account=MAIN_ACCOUNT, any_sender=True, sandbox=True)
         wanted = digest_of(secret)
         keys = await self.keys()
         for key in keys:
             if key.description == DEV_KEY and key.digest != wanted:
                 await self.register.delete_key(key.id)
         if not any(key.digest == wanted for key in keys):
-            await self.create_key(secret=secret, description=DEV_KEY)
+            await self.register.create_key(account=MAIN_ACCOUNT, secret=secret, description=DEV_KEY)
         await self.create_credential(login, password)
         return login

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pigeonry.app.config import default_data, load, sealing_key_path, worker_count
+from pigeonry.app.config import default_data, load, own_hostname, sealing_key_path, worker_count
 from pigeonry.app.installation import DIRECTORY_FILE, IDENTITY_FILE, prepare
 from pigeonry.app.sockets import command_address
 from pigeonry.domain.errors import OwnerUnreachable
@@ -60,6 +60,7 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
             clock=clock,
             ids=SystemIds(),
             lane=lanes.lane("keys"),
+            hostname=own_hostname(settings),
         )
     finally:
         await identity.close()

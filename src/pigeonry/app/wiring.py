@@ -31,7 +31,7 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
 from pigeonry.doors.http.app import HttpDoor
-from pigeonry.doors.http.v3 import events
+from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
 from pigeonry.doors.smtp.listener import SmtpDoor
 from pigeonry.events.consumer import IndexConsumer
@@ -62,6 +62,8 @@ from pigeonry.telemetry.metrics import Metrics, Tally
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping, Sequence
+
+    from starlette.routing import Route
 
     from pigeonry.app.settings import Settings
     from pigeonry.domain.message import Message, MessageKey, Pending, Settle
@@ -190,6 +192,7 @@ class Wiring:
             clock=self._clock,
             ids=self._ids,
             lane=self._lanes.lane("accounts"),
+            hostname=self._hostname,
         )
 
     async def events_of(self, message_id: str) -> Sequence[Mapping[str, Any]]:
@@ -339,8 +342,19 @@ class Wiring:
             ids=ids,
             gate=self._gate,
             hostname=self._hostname,
-            extra_routes=events.routes(search),
+            extra_routes=[*events.routes(search), *self._account_routes()],
         )
+
+    def _account_routes(self) -> list[Route]:
+        """Domains and logins over HTTP."""
+        accounts = self.accounts()
+        registry, register = accounts.registry, accounts.register
+        return [
+            *domains.routes(
+                book=self._domains, registry=registry, register=register, clock=self._clock, hostname=self._hostname
+            ),
+            *credentials.routes(registry=registry, register=register),
+        ]
 
     def _doors(self, http: Any) -> Doors:
         doors = Doors(http=http, smtp=self._smtp, context=self._context, settings=self._settings)
