@@ -224,13 +224,13 @@ async def test_event_that_comes_late_is_placed_after_what_was_shown(node: Node):
     shown = int(await node.other.watermark() * 1e6)
     page = await node.other.search(query(end_us=shown))
     assert ids(page) == [1, 2]
-    await node.feed(accepted(3, T0 + 1.5), shard=0)  # its commit took long
+    await node.feed(accepted(3, T0 + 1.5), accepted(4, T0 - 3600), shard=0)  # their commit took long
     node.clock.time = T0 + 11
     await node.level(0)
     await node.level(1, by=node.other)
-    assert await node.found(after=page.items[-1][0]) == [3]
-    assert await node.found(begin_us=shown) == [3]
-    assert await node.found() == [1, 2, 3]
+    assert await node.found(after=page.items[-1][0]) == [3, 4]
+    assert await node.found(begin_us=shown) == [3, 4]
+    assert await node.found() == [1, 2, 3, 4]
 
 
 async def test_shard_whose_owner_is_silent_holds_nothing_back_and_comes_later(node: Node):
@@ -255,8 +255,9 @@ async def test_shard_given_up_is_not_waited_for(node: Node):
     assert await node.other.watermark() > T0 + 2
 
 
-async def test_clock_set_back_stops_nobody(node: Node):
-    node.clock.time = T0 + 3600
+@pytest.mark.parametrize("back_s", [2.0, 3600.0])
+async def test_clock_set_back_stops_nobody(node: Node, back_s: float):
+    node.clock.time = T0 + back_s
     await node.level(0, 1)
     node.clock.time = T0
     await node.feed(accepted(1, T0), shard=0)

@@ -181,6 +181,8 @@ async def test_what_could_not_be_written_is_not_counted_and_comes_again(owner: O
     monkeypatch.setattr(IndexFile, "add", add)
     await owner.follow()
     assert await owner.holds() == EVERY
+    late = (await owner.index.search(ALL)).items[5][0]
+    assert late.time_us > (NOW - 1) * 1e6  # the failed attempt is not taken for an earlier reading
 
 
 async def test_loss_of_power_takes_no_more_than_the_end(tmp_path: Path):

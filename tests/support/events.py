@@ -20,7 +20,7 @@ from pigeonry.domain.event import (
 
 __all__ = ["T0", "SetClock", "accepted", "delivered", "failed", "ids", "number"]
 
-T0 = 1_795_000_000.0  # seconds; 2026-11-18 08:53:20 UTC
+T0 = 1_795_000_000.0  # seconds; 2026-11-18 11:06:40 UTC
 
 
 class SetClock:

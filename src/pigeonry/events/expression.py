@@ -7,7 +7,8 @@
     factor = ["NOT"] (term / "(" expression ")")
     term = word / <"> phrase <"> / ">" number / "<" number
 
-Addresses, ids, types and tags are compared exactly; texts by the words they contain; case never matters.
+Addresses, ids, types and tags are compared exactly; texts by the words they contain; case never matters. For
+``user-variables`` a JSON object may stand in place of an expression: each variable must then have that value.
 
 Trust: an expression comes from outside: its length, depth and number of terms are bounded.
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import re
 from typing import Final
+
+import msgspec
 
 from pigeonry.domain.errors import BadRequest
 from pigeonry.ports.event_index import Term
@@ -141,10 +144,34 @@ def parse(field: str, text: str) -> Term | None:
     Raises:
         BadRequest: It is malformed or over a limit; the text names the field.
     """
+    if field == "user-variables" and text.lstrip().startswith("{"):
+        return _variables(text)
     reader = _Reader(field, text)
     if reader.peek()[0] == "end":
         return None
     return reader.finish(reader.expression(0))
+
+
+def _variables(text: str) -> Term | None:
+    """Variables and their values as a JSON object."""
+    field = "user-variables"
+    try:
+        if len(text) > EXPRESSION_CHARACTERS_MAX:
+            raise BadRequest(f"Parameter {field} is longer than {EXPRESSION_CHARACTERS_MAX} characters.")
+        pairs = msgspec.json.decode(text, type=dict[str, str | int | float | bool | None])
+        terms = tuple(Term("is", field, f"{name}={_value(value)}") for name, value in pairs.items())
+    except (msgspec.MsgspecError, UnicodeError):
+        raise BadRequest(f"Parameter {field} begins with a brace, but is no JSON object of plain values.") from None
+    if len(terms) > TERMS_MAX:
+        raise BadRequest(f"Parameter {field} has more than {TERMS_MAX} terms.")
+    if not terms:
+        return None
+    return terms[0] if len(terms) == 1 else Term("and", parts=terms)
+
+
+def _value(value: str | float | None) -> str:
+    """A plain value as the index shows it."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def show(term: Term) -> str:

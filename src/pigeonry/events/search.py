@@ -1,25 +1,22 @@
-"""Pages of events, and the tokens by which one goes on.
+"""Pages of events.
 
-A token holds the whole question and a place in the order, signed, so that it needs no memory of ours and cannot be
-turned towards another's events. Nothing is shown beyond the index's watermark, and nothing is ever placed before it:
-whoever follows ``next`` misses nothing and sees nothing twice. ``next`` of an empty page keeps its place, which is how
-one waits for more.
+Nothing is shown beyond the index's watermark, and nothing is ever placed at or before it: whoever follows ``next``
+misses nothing and sees nothing twice. ``next`` of an empty page keeps its place, which is how one waits for more; a
+page that looked at everything there is goes on from the watermark, so that waiting does not look at it again.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pigeonry.domain.errors import BadRequest, NotFound
+from pigeonry.domain.errors import BadRequest
 from pigeonry.events import expression
+from pigeonry.events.paging import Question, TokenSigner
 from pigeonry.ports.event_index import IndexMark, IndexQuery, Term
 
 if TYPE_CHECKING:
@@ -30,7 +27,10 @@ __all__ = ["FIELDS", "EventPage", "EventSearch", "Question"]
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 300
-LOOKS_MAX: Final = 8  # continued looks of one page whose filter matches little; then the client goes on
+FILTERS_MAX: Final = 32  # parameters of one question that are filters
+FILTER_CHARACTERS_MAX: Final = 4096  # in all of them: with them, a token fits into any client's URLs
+ENOUGH_S: Final = 0.5  # after which what was found is a page, also when it is not full
+SEARCH_S: Final = 5.0  # after which nothing was found, and the client is told why
 FIELDS: Final = (
     "event",
     "list",
@@ -46,46 +46,30 @@ FIELDS: Final = (
     "severity",
     "user-variables",
 )
-_MAC_OCTETS: Final = 16
 _END_US: Final = 2**62
+_SHARD_END: Final = 2**16
+_SEQ_END: Final = 2**62
 _YES: Final = frozenset({"yes", "true", "1"})
 _NO: Final = frozenset({"no", "false", "0"})
-_ENCODER: Final = msgspec.msgpack.Encoder()
-
-
-class Question(msgspec.Struct, frozen=True, array_like=True):
-    """What a token holds.
-
-    Args:
-        filters: Field and expression, as asked.
-        backward: Whether the page lies before ``place`` in the asked order.
-    """
-
-    domain: str
-    begin_us: int
-    end_us: int
-    ascending: bool
-    limit: int
-    filters: tuple[tuple[str, str], ...]
-    place: IndexMark | None = None
-    backward: bool = False
 
 
 class EventPage(msgspec.Struct, frozen=True):
-    """Encoded events in the asked order, and the tokens of the pages around them."""
+    """Encoded events in the asked order, and the tokens of the pages around them.
+
+    Args:
+        watermark: Seconds since the Unix epoch up to which all events were there to be found.
+    """
 
     items: Sequence[bytes]
     next: str
     previous: str
     first: str
     last: str
-
-
-_DECODER: Final = msgspec.msgpack.Decoder(Question)
+    watermark: float
 
 
 class EventSearch:
-    """Answers questions.
+    """Answers questions about what happened to a domain's messages.
 
     Args:
         secret: Signs tokens; the same for all workers of a node.
@@ -94,34 +78,22 @@ class EventSearch:
     def __init__(self, index: EventIndex, clock: Clock, secret: bytes) -> None:
         self._index = index
         self._clock = clock
-        self._secret = secret
+        self._signer = TokenSigner(secret)
 
     def question(self, domain: str, parameters: Mapping[str, Sequence[str]]) -> Question:
-        """Understand a request's parameters.
+        """Understand a request's parameters. Unknown ones mean nothing.
 
         Raises:
             BadRequest: One of them is malformed; the text names it.
         """
-        begin, end = (_time(name, _one(parameters, name)) for name in ("begin", "end"))
-        now = int(self._clock.now() * 1e6)
-        ascending = _flag("ascending", _one(parameters, "ascending"))
-        if begin is not None and end is not None:
-            implied = end >= begin
-            if ascending is not None and ascending != implied:
-                raise BadRequest("Parameter ascending contradicts begin and end.")
-            low, high, up = min(begin, end), max(begin, end), implied
-        elif begin is not None:
-            up = bool(ascending)
-            low, high = (begin, _END_US) if up else (0, begin)
-        elif end is not None:
-            up = bool(ascending)
-            low, high = (0, end) if up or end >= now else (end, now)
-        else:
-            up = bool(ascending)
-            low, high = (0, _END_US) if up else (0, now)
+        low, high, ascending = self._range(parameters)
         asked = [(field, text) for field in FIELDS for text in parameters.get(field, ())]
-        filters = [(field, text) for field, text in asked if expression.parse(field, text) is not None]
-        return Question(domain, low, high, up, _limit(_one(parameters, "limit")), tuple(filters))
+        if len(asked) > FILTERS_MAX:
+            raise BadRequest(f"There are more than {FILTERS_MAX} filters.")
+        if sum(len(text) for _, text in asked) > FILTER_CHARACTERS_MAX:
+            raise BadRequest(f"The filters together are longer than {FILTER_CHARACTERS_MAX} characters.")
+        filters = tuple((field, text) for field, text in asked if expression.parse(field, text) is not None)
+        return Question(domain, low, high, ascending, _limit(_one(parameters, "limit")), filters)
 
     def read_token(self, domain: str, token: str) -> Question:
         """Take a token back.
@@ -129,68 +101,94 @@ class EventSearch:
         Raises:
             NotFound: It is none of ours, or belongs to another domain.
         """
-        try:
-            octets = base64.urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
-            signed, mac = octets[:-_MAC_OCTETS], octets[-_MAC_OCTETS:]
-            if not hmac.compare_digest(mac, self._mac(signed)):
-                raise NotFound("Page not found: the token is not one of this server's.")
-            question = _DECODER.decode(signed)
-        except (binascii.Error, UnicodeEncodeError, msgspec.MsgspecError):
-            raise NotFound("Page not found: the token is not one of this server's.") from None
-        if question.domain != domain:
-            raise NotFound("Page not found: the token belongs to another domain.")
-        return question
+        return self._signer.question(token, domain=domain)
 
     async def page(self, question: Question) -> EventPage:
         """The page that a question or a token asks for.
 
         Raises:
+            BadRequest: The filter matches nothing in more events than can be looked at.
             StoreBusy: The index cannot be read just now.
         """
-        forward = question.ascending != question.backward
-        shown_us = int(await self._index.watermark() * 1e6)
+        watermark = await self._index.watermark()
+        shown_us = min(question.end_us, int(watermark * 1e6))
+        items, upto = await self._look(question, shown_us)
+        if question.backward:
+            items.reverse()
+            before = upto or (items[0][0] if items else question.place)
+            after = items[-1][0] if items else None
+        else:
+            before = items[0][0] if items else question.place
+            after = upto or _beyond(question, items, shown_us)
+        base = msgspec.structs.replace(question, place=None, backward=False)
+        token = self._signer.token
+        return EventPage(
+            items=[octets for _, octets in items],
+            next=token(msgspec.structs.replace(base, place=after)),
+            previous=token(msgspec.structs.replace(base, place=before, backward=before is not None)),
+            first=token(base),
+            last=token(msgspec.structs.replace(base, backward=True)),
+            watermark=watermark,
+        )
+
+    async def _look(self, question: Question, shown_us: int) -> tuple[list[tuple[IndexMark, bytes]], IndexMark | None]:
+        """Events of the page, nearest to its place first; and how far was looked, if there is more to look at."""
         where = _where(question.filters)
-        place = question.place
         items: list[tuple[IndexMark, bytes]] = []
-        for _ in range(LOOKS_MAX):
+        place = question.place
+        began = self._clock.monotonic()
+        while True:
             query = IndexQuery(
-                question.domain,
-                question.begin_us,
-                min(question.end_us, shown_us),
-                forward,
-                question.limit - len(items),
-                place,
-                where,
+                domain=question.domain,
+                begin_us=question.begin_us,
+                end_us=shown_us,
+                ascending=question.ascending != question.backward,
+                limit=question.limit - len(items),
+                after=place,
+                where=where,
             )
             found = await self._index.search(query)
             items += found.items
-            if found.upto is None or len(items) >= question.limit:
-                break
             place = found.upto
-        if question.backward:
-            items.reverse()
-        return self._around(question, items, place)
+            spent = self._clock.monotonic() - began
+            if place is None or len(items) >= question.limit or (items and spent >= ENOUGH_S):
+                return items, place
+            if spent >= SEARCH_S:
+                raise BadRequest(
+                    "The filters match too little of too many events. Narrow begin and end,"
+                    " or ask for a recipient, message-id, tag, event or words of the subject."
+                )
 
-    def _around(self, question: Question, items: list[tuple[IndexMark, bytes]], place: IndexMark | None) -> EventPage:
-        base = msgspec.structs.replace(question, place=None, backward=False)
-        after = items[-1][0] if items else place
-        before = items[0][0] if items else question.place
-        if not question.backward and place is not None and place != question.place and items:
-            after = max(after, place) if question.ascending else min(after, place)  # type: ignore[type-var]
-        return EventPage(
-            [octets for _, octets in items],
-            self._token(msgspec.structs.replace(base, place=after)),
-            self._token(msgspec.structs.replace(base, place=before, backward=before is not None)),
-            self._token(base),
-            self._token(msgspec.structs.replace(base, backward=True)),
-        )
+    def _range(self, parameters: Mapping[str, Sequence[str]]) -> tuple[int, int, bool]:
+        """Lowest and highest time, and whether the answer begins with the lowest.
 
-    def _token(self, question: Question) -> str:
-        signed = _ENCODER.encode(question)
-        return base64.urlsafe_b64encode(signed + self._mac(signed)).rstrip(b"=").decode("ascii")
+        ``begin`` is where the answer begins, so an ``end`` before it means newest first. Without ``end`` the answer
+        goes up to now and on, or, when ``ascending=no`` says so, down to the oldest event.
+        """
+        begin, end = (_time(name, _one(parameters, name)) for name in ("begin", "end"))
+        ascending = _flag("ascending", _one(parameters, "ascending"))
+        if begin is not None and end is not None:
+            if ascending is not None and begin != end and ascending != (begin < end):
+                side = "before" if begin < end else "after"
+                raise BadRequest(f"Parameter ascending contradicts begin and end: begin is {side} end.")
+            return min(begin, end), max(begin, end), begin <= end if ascending is None else ascending
+        if begin is not None:
+            return (0, begin, False) if ascending is False else (begin, _END_US, True)
+        now_us = int(self._clock.now() * 1e6)
+        if end is not None:
+            return (0, end, True) if ascending or end >= now_us else (end, now_us, False)
+        return (0, _END_US, True) if ascending else (0, now_us, False)
 
-    def _mac(self, signed: bytes) -> bytes:
-        return hashlib.blake2b(signed, key=self._secret, digest_size=_MAC_OCTETS).digest()
+
+def _beyond(question: Question, items: list[tuple[IndexMark, bytes]], shown_us: int) -> IndexMark | None:
+    """Where the page after one begins that looked at all it was to look at."""
+    if items and len(items) >= question.limit:
+        return items[-1][0]
+    place = items[-1][0] if items else question.place
+    if not question.ascending:
+        return place
+    looked = IndexMark(shown_us, _SHARD_END, _SEQ_END)
+    return looked if place is None or looked > place else place
 
 
 def _where(filters: Sequence[tuple[str, str]]) -> Term | None:
@@ -201,23 +199,33 @@ def _where(filters: Sequence[tuple[str, str]]) -> Term | None:
 
 
 def _one(parameters: Mapping[str, Sequence[str]], name: str) -> str:
-    values: Any = parameters.get(name, ())
+    """The last value of a parameter that counts once; empty when it is not there."""
+    values = parameters.get(name, ())
     return values[-1].strip() if values else ""
 
 
 def _time(name: str, text: str) -> int | None:
+    """Microseconds since the Unix epoch, of seconds or of a date; a date without a zone is UTC."""
     if not text:
         return None
     try:
         seconds = float(text)
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp()
-        except (ValueError, TypeError, OverflowError, IndexError):
-            seconds = -1.0
+        seconds = _date(text)
     if not 0 <= seconds < _END_US / 1e6:
         raise BadRequest(f"Parameter {name} is neither an RFC 2822 date nor seconds since 1970.")
     return round(seconds * 1e6)
+
+
+def _date(text: str) -> float:
+    """Seconds since the Unix epoch, -1.0 when it is no date."""
+    try:
+        moment = parsedate_to_datetime(text)
+        if moment.tzinfo is None:  # RFC 5322 section 3.3: -0000 is UTC of which nothing else is known.
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return -1.0
 
 
 def _flag(name: str, text: str) -> bool | None:
@@ -233,6 +241,6 @@ def _flag(name: str, text: str) -> bool | None:
 def _limit(text: str) -> int:
     if not text:
         return LIMIT_DEFAULT
-    if not text.isdecimal() or not text.isascii() or len(text) > 6 or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 6 or int(text) < 1:
         raise BadRequest(f"Parameter limit is not a number from 1 to {LIMIT_MAX}.")
     return min(int(text), LIMIT_MAX)

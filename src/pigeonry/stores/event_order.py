@@ -117,6 +117,6 @@ def lowest_watermark(shards: Iterable[tuple[int, int]], *, now_us: int) -> int:
     """
     seen = list(shards)
     if not seen:
-        return now_us - micros(SETTLING_S)
+        return 0  # Nothing is indexed yet, and what comes first may have been long on its way.
     alive = [watermark for watermark, spoken in seen if abs(now_us - spoken) <= micros(OWNER_SILENT_S)]
     return min(alive) if alive else max(watermark for watermark, _ in seen)

@@ -1,4 +1,11 @@
-"""``GET /v3/{domain}/events``: what happened, page by page."""
+"""``GET /v3/{domain}/events``: what happened, page by page.
+
+The URLs of further pages are absolute, for clients follow them as they are, and end with a token that says all: other
+parameters beside it mean nothing. ``X-Pigeonry-Watermark`` (seconds since the Unix epoch) is an extension: all events
+up to then were there to be found.
+
+Trust: parameters and tokens come from outside; ``events.search`` refuses what it does not understand.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from starlette.routing import Route
 
 from pigeonry.doors.http.guard import own_domain
 from pigeonry.doors.http.respond import base_url, json_response
-from pigeonry.events.show import show
+from pigeonry.events.show import splice
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -42,12 +49,13 @@ def _answer(request: Request, domain: str, page: EventPage) -> Response:
     pages = f"{base}/v3/{domain}/events/"
     return json_response(
         {
-            "items": [show(octets, base_url=base) for octets in page.items],
+            "items": [splice(octets, base_url=base) for octets in page.items],
             "paging": {
                 "next": pages + page.next,
                 "previous": pages + page.previous,
                 "first": pages + page.first,
                 "last": pages + page.last,
             },
-        }
+        },
+        headers={"x-pigeonry-watermark": f"{page.watermark:.6f}"},
     )
