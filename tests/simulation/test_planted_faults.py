@@ -17,7 +17,7 @@ from pigeonry.stores.sqlite import recovery
 from simulation import harness
 from simulation.harness import Plant, Run
 from simulation.ledger import Broken
-from simulation.plan import draw
+from simulation.plan import Crash, Plan, draw
 
 SEEDS_MAX = 60  # seeds within which every fault must show
 
@@ -69,11 +69,11 @@ class DotBeforeDotSent(Planted):
             await self.store.commit(transition, deadline=deadline)
 
 
-def seeds_until_caught(plant: Plant | None = None) -> int:
+def seeds_until_caught(plant: Plant | None = None, *, change: Callable[[Plan], Plan] = lambda plan: plan) -> int:
     """How many seeds it takes until a promise is seen broken."""
     for seed in range(SEEDS_MAX):
         try:
-            Run(draw(seed), plant=plant).play()
+            Run(change(draw(seed)), plant=plant).play()
         except Broken:
             return seed + 1
     pytest.fail(f"not caught within {SEEDS_MAX} seeds")
@@ -131,3 +131,12 @@ def test_no_patience_with_what_is_in_doubt_after_a_crash_is_caught(monkeypatch: 
 def test_a_recovery_that_forgets_what_was_in_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "_hold_back", lambda *_args, **_options: None)
     assert seeds_until_caught()
+
+
+def test_a_recovery_that_builds_on_what_a_failed_sync_left_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(plan: Plan) -> Plan:
+        crash = Crash(after=90, power=True, down_s=0.1)
+        return msgspec.structs.replace(plan, failing_sync=20, crashes=(crash, crash), full=(0.0, 0.0))
+
+    monkeypatch.setattr(recovery, "_leave_old_wal", lambda _connection: None)
+    assert seeds_until_caught(change=failing)
