@@ -152,3 +152,18 @@ def test_the_message_of_another_account_does_not_exist(play) -> None:
         assert rig.scheduler.claim(rig.dispatched[0])
 
     play(story)
+
+
+def test_a_worker_that_ends_cuts_off_its_commands(play) -> None:
+    async def story(rig) -> None:
+        key = await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        rig.store.commit_gate = asyncio.Event()
+        handler = commands(rig)
+        cancel = asyncio.ensure_future(handler.cancel(key, account="acct", deadline=rig.deadline()))
+        await rig.clock.sleep(1)
+        handler.stop()
+        await asyncio.wait((cancel,))
+        assert cancel.cancelled()
+        assert not finals(rig)
+
+    play(story)

@@ -298,3 +298,42 @@ def test_nothing_is_dispatched_before_it_runs_and_dispatch_must_be_wired() -> No
             scheduler.dispatch(pending)
     finally:
         loop.close()
+
+
+def test_retries_without_room_are_left_to_the_store(play) -> None:
+    async def story(rig) -> None:
+        for n in range(20):
+            await rig.intake.accept(submission(f"r{n}@x.test"), deadline=rig.deadline())
+        first = list(rig.dispatched)
+        for n in range(20):
+            rig.store.apply(_accept(rig, f"s{n}@x.test", due=rig.clock.now() + 0.5))
+        rig.scheduler._leave(0.0)
+        for pending in first:
+            later = end(pending, RecipientState.PENDING, due=rig.clock.now() + 1)
+            await rig.scheduler.settle(later, deadline=rig.deadline())
+        for n in range(20):
+            await rig.intake.accept(submission(f"t{n}@x.test"), deadline=rig.deadline())
+        assert rig.scheduler.in_memory == 40
+        extra = end(rig.dispatched[-1], RecipientState.PENDING, due=rig.clock.now() + 1)
+        await rig.scheduler.settle(extra, deadline=rig.deadline())
+        await rig.clock.sleep(2)
+        for _ in range(10):
+            while rig.dispatched:
+                await rig.scheduler.settle(end(rig.dispatched.pop()), deadline=rig.deadline())
+            await rig.clock.sleep(2)
+        assert all(view.state is RecipientState.DELIVERED for view in rig.store.views.values())
+        assert rig.scheduler.in_memory == 0
+
+    play(story)
+
+
+def test_what_is_not_in_memory_cannot_be_postponed(play) -> None:
+    async def story(rig) -> None:
+        await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        pending = rig.dispatched[0]
+        await rig.scheduler.settle(end(pending), deadline=rig.deadline())
+        rig.scheduler.postpone(pending, seconds=1)
+        await rig.clock.sleep(5)
+        assert len(rig.dispatched) == 1
+
+    play(story)
