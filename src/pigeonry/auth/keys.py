@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
-from pigeonry.domain.errors import Fault
 from pigeonry.domain.tenant import ApiKey, Caller
 from pigeonry.ports.feed import POLL_S, Follower
 
@@ -27,7 +26,6 @@ __all__ = ["API_KEY", "SECRET_OCTETS_MAX", "KeyRing", "digest_of"]
 
 API_KEY: Final = "api_key"  # the kind in Identity
 SECRET_OCTETS_MAX: Final = 256  # ours have 50; whoever brings one of their own has room
-MISS_REFRESH_S: Final = 0.2  # unknown secrets make us look at the store at most five times a second
 _DECODER: Final = msgspec.json.Decoder(ApiKey)
 
 
@@ -48,7 +46,6 @@ class KeyRing:
         self._follower = Follower(identity, clock, self._apply, poll_s=poll_s)
         self._by_digest: dict[str, tuple[Caller, float]] = {}
         self._digests: dict[str, str] = {}
-        self._missed_at = float("-inf")
 
     def by_secret(self, secret: str) -> Caller | None:
         """Whose key this is; None when it is nobody's, was revoked or has expired. Does no I/O."""
@@ -59,22 +56,6 @@ class KeyRing:
             return None
         caller, expires_at = found
         return None if expires_at and self._clock.now() >= expires_at else caller
-
-    async def find(self, secret: str) -> Caller | None:
-        """``by_secret``, but a secret that memory does not know is looked for in the store (some times a second).
-
-        So a key that another process made a moment ago works at once. When the store cannot be reached, memory has
-        the last word.
-        """
-        caller = self.by_secret(secret)
-        if caller is None and self._clock.monotonic() - self._missed_at >= MISS_REFRESH_S:
-            self._missed_at = self._clock.monotonic()
-            try:
-                await self.refresh()
-            except Fault:
-                return None
-            caller = self.by_secret(secret)
-        return caller
 
     def stale_s(self) -> float | None:
         """Seconds since memory was last known to be level with the store; None before the first time."""
