@@ -44,13 +44,14 @@ class SerialIds:
 
 
 class InlineLane:
-    """Runs work at once, and counts it."""
+    """Runs work when others had a turn, and counts it."""
 
     def __init__(self) -> None:
         self.runs = 0
 
     async def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.runs += 1
+        await asyncio.sleep(0)
         return work(*args, **kwargs)
 
     def close(self) -> None:
@@ -58,7 +59,7 @@ class InlineLane:
 
 
 class FlakyDocuments(MemoryDocuments):
-    """Documents that cannot be reached while ``down``."""
+    """Documents that let others have a turn first, and cannot be reached while ``down``."""
 
     down = False
     reads = 0
@@ -66,7 +67,13 @@ class FlakyDocuments(MemoryDocuments):
     async def get(self, kind: str, id: str) -> Any:  # noqa: A002
         self.reads += 1
         self._check()
+        await asyncio.sleep(0)
         return await super().get(kind, id)
+
+    async def put(self, kind: str, id: str, value: bytes, *, expect: int | None) -> Any:  # noqa: A002
+        self._check()
+        await asyncio.sleep(0)
+        return await super().put(kind, id, value, expect=expect)
 
     async def changes(self, *, after: int, limit: int = 1000) -> Any:
         self.reads += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import argon2
 import pytest
 
 from pigeonry.auth import passwords
@@ -152,6 +153,21 @@ async def test_too_many_waiting_passwords_are_refused_and_the_place_is_given_bac
     lane.free.set()
     assert await asyncio.gather(*waiting) == [False] * passwords.WAITING_MAX
     assert await checker.verify(await checker.hash("x"), "x")
+
+
+async def test_login_that_is_not_there_takes_an_argon2_verification_too(world: World, monkeypatch):
+    verified: list[str] = []
+    verify = argon2.PasswordHasher.verify
+
+    def counting(self, kept: str, password: str):
+        verified.append(kept)
+        return verify(self, kept, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counting)
+    await world.asks(LOGIN, "wrong one")
+    await world.asks("nobody@a.example", "wrong one")
+    known, unknown = verified
+    assert known.split("$")[1:4] == unknown.split("$")[1:4]
 
 
 async def test_hash_that_is_none_verifies_nothing(world: World):
