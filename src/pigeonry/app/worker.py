@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+SWITCH_S: Final = (
+    0.0005  # how soon a store lane gets the interpreter back from the loop; measured 5 % less CPU than 5 ms
+)
 HEARD_S: Final = 5.0  # a supervisor that does not answer in this time is gone, and its successor knows nothing either
 GC_YOUNG: Final = 10_000  # allocations before a young collection: per-message structs are no garbage cycles
 GC_OLDER: Final = 50  # young collections before an older one, and so on
@@ -53,6 +56,7 @@ def main() -> None:
     die_with(parent)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the supervisor says what is to be done
+    sys.setswitchinterval(SWITCH_S)
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
