@@ -54,6 +54,10 @@ class Settling(Protocol):
         """Whether outcomes cannot be settled just now."""
         ...
 
+    def claim(self, pending: Pending) -> bool:
+        """Whether a dispatched recipient may be attempted or ended; ``ReadyQueues.pop`` asks for those it gives out."""
+        ...
+
     async def settle(self, settle: Settle, *, deadline: float) -> None:
         """Make an outcome durable; returns when it is, however often that takes."""
         ...

@@ -166,10 +166,10 @@ class Dispatcher:
             route = await self._router.route(domain)
         except NoRoute as none:
             outcome = _timed(none.outcome, self._parts.clock.monotonic() - started)
-            await self._conclude_all(deque(self._looking.pop(domain)), outcome)
+            await self._conclude_all(self._claimed(self._looking.pop(domain)), outcome)
         except Exception:  # a look-up that meets a bug of ours must harm no other
             self._parts.log.exception("look_up_failed", domain=domain)
-            for pending in self._looking.pop(domain, ()):
+            for pending in self._claimed(self._looking.pop(domain, [])):
                 self._parts.settling.postpone(pending, seconds=self._limits.retry_content_s)
         else:
             for pending in self._looking.pop(domain):
@@ -178,6 +178,10 @@ class Dispatcher:
             self._look_ups -= 1
             self._check_quiet()
             self._look()
+
+    def _claimed(self, pendings: Sequence[Pending]) -> deque[Pending]:
+        """Those that are still as they were dispatched, now ours: a command may have changed some meanwhile."""
+        return deque([pending for pending in pendings if self._parts.settling.claim(pending)])
 
     # Paths
 

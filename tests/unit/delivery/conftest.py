@@ -211,6 +211,7 @@ class Stage:
         self.settled: list[int] = []
         self.postponed: list[int] = []
         self.forgotten: list[int] = []
+        self.cancelled: set[int] = set()
         self.messages: dict[int, tuple[Message, bytes]] = {}
         self.paused = False
         self.points: dict[str, list[asyncio.Event]] = {}
@@ -272,6 +273,9 @@ class Stage:
     async def settle(self, settle: Settle, *, deadline: float) -> None:
         await asyncio.sleep(self.settle_s)
         self.settled.append(settle.pending.serial)
+
+    def claim(self, pending: Pending) -> bool:
+        return pending.serial not in self.cancelled
 
     def postpone(self, pending: Pending, *, seconds: float) -> None:
         self.postponed.append(pending.serial)
