@@ -345,7 +345,7 @@ async def test_stopping_cancels_what_nobody_was_told_of() -> None:
     (task,) = bench.door.tasks
     bench.door.stop()
     client.lose()
-    await asyncio.wait([task])
+    await asyncio.wait([task], timeout=5)
     assert task.cancelled()
     assert bench.taken == []
     assert bench.door.octets_in_flight == 0

@@ -114,11 +114,13 @@ def test_an_endless_line_is_not_held() -> None:
 
 def test_what_is_kept_of_a_spoilt_text_is_not_taken_for_an_end() -> None:
     receiver = TextReceiver(octets_max=10**9)
-    receiver.feed(b"x" * HELD_OCTETS_MAX + b".\r\n", 0)
+    assert receiver.feed(b"x" * HELD_OCTETS_MAX, 0) == -1
     receiver.take()
-    assert receiver.feed(b"x" * HELD_OCTETS_MAX + b".\r\n", 0) == -1
+    assert receiver.problem is not None
+    assert receiver.feed(b"x" * HELD_OCTETS_MAX + b".\r\ny", 0) == -1
     receiver.take()
-    assert receiver.feed(b"y\r\n", 0) == -1
+    assert receiver.feed(b"y", 0) == -1
+    assert receiver.feed(b".\r\n", 0) == -1
     assert receiver.feed(b".\r\n", 0) == 3
 
 
