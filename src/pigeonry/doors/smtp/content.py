@@ -127,7 +127,13 @@ class Reader:
         octets = self._trace.line(origin) + head.cleaned() + additions
         if not text.startswith(b"\r\n", skip):
             octets += b"\r\n"
-        shown = MessageHeaders(message_id, head.shown("from"), head.shown("to"), head.shown("subject"))
+        if head.plain:
+            get = values.get
+            shown = MessageHeaders(
+                message_id, get("from", "").strip(), get("to", "").strip(), get("subject", "").strip()
+            )
+        else:
+            shown = MessageHeaders(message_id, head.shown("from"), head.shown("to"), head.shown("subject"))
         return Content(octets, skip, account, domain, shown, settings)
 
     def _relayed(self, reverse_path: ReversePath, head: Head) -> tuple[str, str]:

@@ -50,7 +50,7 @@ class Head:
     Args:
         octets: The header section, its last CRLF included, without the empty line.
         values: Values as they came, by name in lower case; of several fields of a name, the first.
-        plain: Whether all of it is ASCII without encoded words.
+        plain: Whether values can be shown as they are: short, ASCII, not folded, without encoded words.
         controlled: Whether there are ``X-Mailgun-*`` headers.
     """
 
@@ -67,16 +67,20 @@ class Head:
         value = self.values.get(name)
         if value is None:
             return ""
-        if self.plain and "\r" not in value:
-            return value.strip()[:SHOWN_CHARACTERS_MAX]
+        if self.plain:
+            return value.strip()
         return encoded_words.decode(value.encode("utf-8", "surrogateescape"))[:SHOWN_CHARACTERS_MAX]
 
     def cleaned(self) -> bytes:
         """The header section without what is for us alone, and without an empty Date or Message-ID."""
         values = self.values
-        empty = {name.encode("ascii") for name in ("date", "message-id") if name in values and not values[name].strip()}
-        if not (empty or self.controlled or "bcc" in values or "return-path" in values):
+        if (
+            values.get("date", "x").strip()
+            and values.get("message-id", "x").strip()
+            and not (self.controlled or "bcc" in values or "return-path" in values)
+        ):
             return self.octets
+        empty = {name.encode() for name in ("date", "message-id") if not values.get(name, "x").strip()}
         return headers.without(self.octets, _ALWAYS_OUT | empty, prefix=CONTROL_PREFIX)
 
 
@@ -94,8 +98,14 @@ def read_head(text: bytes) -> Head:
     if octets.startswith(b"\r\n"):
         octets = b""
     # find and not in: Python 3.11 tries bytes as a number first, which costs more than the search.
-    plain = octets.isascii() and octets.find(b"=?") < 0
-    characters = octets.decode("ascii") if plain else octets.decode("utf-8", "surrogateescape")
+    plain = (
+        len(octets) <= SHOWN_CHARACTERS_MAX
+        and octets.isascii()
+        and octets.find(b"=?") < 0
+        and octets.find(b"\n ") < 0
+        and octets.find(b"\n\t") < 0
+    )
+    characters = octets.decode("utf-8", "surrogateescape")
     found = _FIELDS.findall(characters)
     found.reverse()
     values = {name.lower(): value for name, value, _ in found}

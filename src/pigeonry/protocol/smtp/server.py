@@ -237,6 +237,8 @@ class SmtpServer:
             # One command, whole, as clients without PIPELINING send them: nothing to hold, nothing to loop over.
             return self._read_line(octets[:-2])
         self._input, self._at = octets, 0
+        if self.state == _DATA:
+            return self._read_text() or self._advance()
         if self.state >= _TLS:
             # Plain octets where TLS should begin, or after the end: nobody may rely on them.
             ended = self.state == _ENDED
