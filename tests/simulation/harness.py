@@ -72,8 +72,8 @@ class Watched:
     async def due(self, *, after: DueMark, until: float, limit: int) -> Sequence[Pending]:
         """A page that may be old when it arrives: things go on while it is read."""
         page = await self._store.due(after=after, until=until, limit=limit)
-        if self._dice.chance(0.5):
-            await self._run.clock.sleep(self._dice.random())
+        if self._dice.chance(0.8):
+            await self._run.clock.sleep(2.0 * self._dice.random())
         return page
 
     async def commit(self, transition: Transition, *, deadline: float) -> None:

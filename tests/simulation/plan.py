@@ -8,7 +8,7 @@ from pigeonry.domain.message import Options
 from pigeonry.testing.dice import SeededDice
 from pigeonry.testing.world import Temper
 
-HORIZON_S = 40.0  # seconds in which messages come in and things go wrong
+HORIZON_S = 25.0  # seconds in which messages come in and things go wrong
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -86,7 +86,7 @@ def draw(seed: int, *, sites: int = 3) -> Plan:
         tls=rough * dice.random(),
         slow_s=dice.choose((0.01, 0.1, 1.0)),
     )
-    letters = tuple(_letter(dice, number, sites) for number in range(dice.count(4, 14)))
+    letters = tuple(_letter(dice, number, sites) for number in range(dice.count(3, 12)))
     crashes = tuple(
         Crash(after=dice.count(1, 90), power=dice.chance(0.6), down_s=dice.between(0.05, 3.0))
         for _ in range(dice.choose((0, 1, 1, 2, 3)))

@@ -125,7 +125,7 @@ def test_recipient_of_a_domain_that_does_not_exist_is_refused(stage):
     assert stage.names.asked == ["nowhere.test"]
 
 
-def test_a_recipient_cancelled_while_its_domain_was_looked_up_is_left_alone(stage: Stage) -> None:
+def test_a_recipient_cancelled_while_its_domain_was_looked_up_is_left_alone(stage):
     one, other = stage.pending("u@nowhere.test"), stage.pending("v@nowhere.test")
     stage.cancelled.add(one.serial)
     stage.deliver(one, other)
