@@ -30,7 +30,7 @@ def _settings() -> str:
         "`pigeonry serve --config FILE` reads one TOML file. `PIGEONRY_SECTION__KEY` in the environment comes after",
         'it: a list there is `a,b` or TOML\'s `["a", "b"]`. An unknown key is an error. `pigeonry config check` says',
         "every problem at once, `show` prints what would be used, `schema` describes the file to an editor. No secret",
-        "stands in it, only the path of a file that holds one. SIGHUP reads it again; `node` at a restart only.",
+        "stands in it, only the path of a file that holds one. SIGHUP reads it again, but for `node` and `ops`.",
         "",
         "This page is made from the code.",
     ]

@@ -22,6 +22,7 @@ from pigeonry.app.child import Child, Plan
 from pigeonry.app.config import ConfigInvalid, worker_count
 from pigeonry.app.control import SILENCE_S_MAX, Certificates, Drain
 from pigeonry.app.sockets import AddressTaken, Listener, bind, bind_command_socket, listeners_of
+from pigeonry.telemetry.log import configure
 
 if TYPE_CHECKING:
     import socket
@@ -309,12 +310,16 @@ class Supervisor:
     def _apply(self, settings: Settings) -> None:
         if worker_count(settings) != len(self._replace) or settings.node != self._settings.node:
             raise ConfigInvalid(["node: its settings are read at a restart only"])
+        if settings.ops != self._settings.ops:
+            raise ConfigInvalid(["ops: its settings are read at a restart only"])
         if settings == self._settings:
             self._log.info("certificates_reloaded")
             for child in self._children:
                 child.send(Certificates())
             return
         self._bind(settings)
+        if settings.log != self._settings.log:
+            self._log = configure(level=settings.log.level, form=settings.log.format)
         self._settings = settings
         self._log.info("reloaded", **self.addresses())
         self._replacing = set(range(len(self._replace)))

@@ -30,6 +30,7 @@ from pigeonry.delivery.dispatcher import Dispatcher
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
+from pigeonry.domain.errors import Fault
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
@@ -78,6 +79,7 @@ __all__ = ["Wiring"]
 CONTENT_OCTETS_MAX: Final = 128 * 1024 * 1024  # of messages between their acceptance and their first attempt
 EVENTS_OF_MAX: Final = 300  # events of one message shown in the inbox
 FOREVER_US: Final = 2**62
+RETIRE_S: Final = 3_600.0  # days are not over more often
 DAY_S: Final = 86_400.0
 FORGETFUL: Final = "PIGEONRY_TESTING_DISK"  # "forgetful": a disk that forgets what was not synced, for drills
 
@@ -175,6 +177,7 @@ class Wiring:
                 self._domains.run,
                 self._scheduler.run,
                 self._consumer.run,
+                self._retire_events,
                 self._smtp.run,
             ),
             last=(self._index.close, self._identity.close, self._directory.close, self._coordinator.close),
@@ -211,6 +214,15 @@ class Wiring:
     async def page(self) -> bytes:
         """The metrics' exposition."""
         return self._metrics.page()
+
+    async def _retire_events(self) -> None:
+        """Remove what the search index keeps of days that are over for the log as well, until cancelled."""
+        while True:
+            try:
+                await self._index.retire(before=self._clock.now() - self._settings.retention.events_days * DAY_S)
+            except Fault as error:
+                self._log.warning("events_not_retired", reason=error.text)
+            await self._clock.sleep(RETIRE_S)
 
     def _build_stores(self, data: str, *, slot: int, workers: int) -> None:
         settings, clock, lanes = self._settings, self._clock, self._lanes
