@@ -23,9 +23,14 @@ def client_of(address: str) -> str:
     """What a peer's address is counted by."""
     if ":" not in address:
         return address
+    parsed = _parsed(address)
+    return str(parsed if parsed.version == 4 else ipaddress.ip_network((parsed, 64), strict=False))
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address without its scope; one of IPv4 where it was only mapped into IPv6."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or ipaddress.ip_network((parsed, 64), strict=False))
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, ipaddress.IPv6Address) else parsed
 
 
 class Clients:
@@ -48,15 +53,15 @@ class Clients:
         self._connections: dict[str, int] = {}
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def trusted(self, client: str) -> bool:
-        """Whether it may relay without a login."""
-        known = self._trusted.get(client)
+    def trusted(self, address: str) -> bool:
+        """Whether the peer with that address may relay without a login."""
+        known = self._trusted.get(address)
         if known is None:
-            address = ipaddress.ip_address(client.partition("/")[0])
-            known = any(address in network for network in self._networks)
+            parsed = _parsed(address)
+            known = any(parsed in network for network in self._networks)
             if len(self._trusted) >= ENTRIES_MAX:
                 self._trusted.clear()
-            self._trusted[client] = known
+            self._trusted[address] = known
         return known
 
     def connect(self, client: str) -> bool:

@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._address = address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
         self._client = client = client_of(address)
-        session.trusted = trusted = door.clients.trusted(client)
+        session.trusted = trusted = door.clients.trusted(address)
         door.connections.add(self)
         door.counts.connections += 1
         if door.draining:

@@ -36,14 +36,12 @@ from pigeonry.protocol.smtp.grammar import (
     CommandError,
     ForwardPath,
     ReversePath,
-    credential_text,
-    decode_base64,
     parse_chunk,
     parse_hello,
     parse_mail,
-    parse_plain,
     parse_rcpt,
 )
+from pigeonry.protocol.smtp.password_exchange import MECHANISMS, PasswordExchange
 from pigeonry.protocol.smtp.server_events import (
     CredentialsGiven,
     Event,
@@ -137,6 +135,7 @@ ALLOWED: Final[dict[bytes, frozenset[State]]] = {
 
 
 _ABANDONED: Final = TextAbandoned()
+_NO_EXCHANGE: Final = PasswordExchange(b"PLAIN")  # stands until AUTH begins one
 
 
 class SmtpServer:
@@ -158,13 +157,12 @@ class SmtpServer:
         "_draining",
         "_errors",
         "_excess_recipients",
+        "_exchange",
         "_forward_paths",
         "_given",
         "_idle_commands",
         "_input",
-        "_login",
         "_logins",
-        "_mechanism",
         "_output",
         "_reverse_path",
         "_service",
@@ -198,8 +196,7 @@ class SmtpServer:
         self._chunk_last = self._chunks_refused = False
         self._chunk_refusal: Reply | None = None
         self._chunk_state = _CONNECTED
-        self._mechanism = b""
-        self._login = b""
+        self._exchange = _NO_EXCHANGE
         self._errors = self._idle_commands = self._excess_recipients = self._logins = self._transactions = 0
 
     @property
@@ -516,36 +513,31 @@ class SmtpServer:
         if not self._service.offers_auth(secure=self.secure):
             return self._fail(replies.AUTH_NEEDS_TLS)
         mechanism, _, initial = argument.strip(b" ").partition(b" ")
-        self._mechanism = mechanism.upper()
-        self._login = b""
-        if self._mechanism not in {b"PLAIN", b"LOGIN"}:
+        if mechanism.upper() not in MECHANISMS:
             return self._fail(replies.AUTH_UNKNOWN)
+        self._exchange = PasswordExchange(mechanism.upper())
         if initial:
             return self._read_response(initial)
-        self._output.append(replies.ASK_RESPONSE if self._mechanism == b"PLAIN" else replies.ASK_USERNAME)
-        self.state = _CHALLENGE
+        self._challenge()
         return None
+
+    def _challenge(self) -> None:
+        self._output.append(self._exchange.challenge())
+        self.state = _CHALLENGE
 
     def _read_response(self, line: bytes) -> Event | None:
         self.state = _GREETED
         if line == b"*":
             return self._count_login() or self._fail(replies.AUTH_CANCELLED)
         try:
-            response = decode_base64(line)
-            if self._mechanism == b"PLAIN":
-                login, password = parse_plain(response)
-            elif not self._login:
-                credential_text(response)
-                self._login = response
-                self._output.append(replies.ASK_PASSWORD)
-                self.state = _CHALLENGE
-                return None
-            else:
-                login, password = credential_text(self._login), credential_text(response)
+            credentials = self._exchange.respond(line)
         except CommandError as error:
             return self._count_login() or self._fail(error.reply)
+        if credentials is None:
+            self._challenge()
+            return None
         self.state = _ANSWER
-        return CredentialsGiven(login, password)
+        return CredentialsGiven(*credentials)
 
     # --- text
 

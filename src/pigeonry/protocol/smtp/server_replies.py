@@ -27,9 +27,6 @@ CANNOT_VERIFY: Final = _encoded(252, "Not verified; send a message and see", 1, 
 HELP: Final = _encoded(214, "See RFC 5321", 0, 0)
 READY_FOR_TLS: Final = _encoded(220, "Ready to start TLS", 0, 0)
 AUTHENTICATED: Final = _encoded(235, "Authentication succeeded", 7, 0)
-ASK_USERNAME: Final = b"334 VXNlcm5hbWU6\r\n"
-ASK_PASSWORD: Final = b"334 UGFzc3dvcmQ6\r\n"
-ASK_RESPONSE: Final = b"334 \r\n"
 
 CLOSING: Final = Reply(421, "Closing: the service is restarting, connect again", EnhancedStatus(3, 2))
 ENOUGH_ERRORS: Final = Reply(421, "Too many errors", EnhancedStatus(7, 0))
