@@ -76,6 +76,12 @@ class Checkpoints:
             await self._lane.run(self._close)
         self._lane.close()
 
+    async def forget(self, path: str) -> None:
+        """Close the connection to a file that is finished or goes."""
+        async with self._round:
+            if not self._closed:
+                await self._lane.run(self._close_one, path)
+
     async def _copy_back(self, file: DayFile) -> None:
         octets = await self._lane.run(wal_octets, self._disk, file.path)
         if octets > self._limits.wal_passive_octets and self._disk.shared_memory:
@@ -90,6 +96,11 @@ class Checkpoints:
         if connection is None:
             connection = self._connections[path] = open_writer(self._disk, path)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _close_one(self, path: str) -> None:
+        connection = self._connections.pop(path, None)
+        if connection is not None:
+            connection.close(force=True)
 
     def _close(self) -> None:
         for connection in self._connections.values():

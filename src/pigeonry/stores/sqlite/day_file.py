@@ -70,6 +70,7 @@ class DayFile:
         self.seq_last = 0
         self.carries = False
         self._segment_recorded = 0
+        self._placed = 0
         self._pending_before = 0
         self._seq_before = 0
 
@@ -126,11 +127,7 @@ class DayFile:
             else:
                 group.event(transition.event)  # type: ignore[union-attr]
         self._write(group)
-        if self.segments.end != placed:
-            if self._segment_recorded != self.segments.number:
-                execute(_SEGMENT, (self.segments.number,))
-                self._segment_recorded = self.segments.number
-            execute(_SEGMENT_END, (self.segments.number, self.segments.end))
+        self._note_segment(placed)
         self.seq_last = max(self.seq_last, group.seq - 1)
         return group.seq
 
@@ -150,6 +147,24 @@ class DayFile:
         if scope is not None:
             execute(_VOID_RECORD, (scope,))
 
+    def begin_carrying(self) -> None:
+        """Begin a transaction that takes messages over from an older file."""
+        assert self.connection is not None
+        self._pending_before, self._seq_before = self.pending, self.seq_last
+        self.segments.roll_when_full()
+        self._placed = self.segments.end
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def end_carrying(self, recipients: int) -> None:
+        """All is in the transaction; ``commit`` or ``rollback`` comes next."""
+        self._note_segment(self._placed)
+        self.pending += recipients
+
+    def holds(self, serial: int) -> bool:
+        """Whether a recipient has a row here."""
+        assert self.connection is not None
+        return bool(self.connection.execute("SELECT EXISTS (SELECT 1 FROM recipient WHERE serial=?)", (serial,)).get)
+
     def commit(self) -> None:
         """Make the group durable. May block.
 
@@ -167,6 +182,14 @@ class DayFile:
         self.pending, self.seq_last = self._pending_before, self._seq_before
         self._segment_recorded = 0
         self.segments.forget()
+
+    def _note_segment(self, placed: int) -> None:
+        assert self.connection is not None
+        if self.segments.end != placed:
+            if self._segment_recorded != self.segments.number:
+                self.connection.execute(_SEGMENT, (self.segments.number,))
+                self._segment_recorded = self.segments.number
+            self.connection.execute(_SEGMENT_END, (self.segments.number, self.segments.end))
 
     def _accept(self, accept: Accept, group: _Group) -> None:
         message, body = accept.message, accept.body

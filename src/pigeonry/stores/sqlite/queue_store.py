@@ -29,6 +29,7 @@ from pigeonry.ports.event_log import LogEntry
 from pigeonry.ports.queue_store import DueMark, RecoveryReport
 from pigeonry.stores.sqlite import rows
 from pigeonry.stores.sqlite.checkpoints import Checkpoints
+from pigeonry.stores.sqlite.janitor import Janitor
 from pigeonry.stores.sqlite.layout import Layout, day_of, establish
 from pigeonry.stores.sqlite.limits import Limits
 from pigeonry.stores.sqlite.readers import Readers
@@ -106,6 +107,22 @@ class SqliteStore:
         self._checkpoints = Checkpoints(
             self._shards, turn=self._writer.turn, disk=disk, lanes=lanes, lane=self._write_lane, limits=self._limits
         )
+        self._carry_gate = asyncio.Lock()
+        self._janitor = Janitor(
+            self._shards,
+            new_day=self._new_day,
+            open_day=self._open_day,
+            forget=self._forget,
+            turn=self._writer.turn,
+            gate=self._carry_gate,
+            broken=self._writer.broken,
+            short_of_room=lambda: self._checkpoints.short_of_room,
+            disk=disk,
+            layout=self._layout,
+            lane=self._write_lane,
+            clock=clock,
+            limits=self._limits,
+        )
 
     # -- life
 
@@ -131,17 +148,19 @@ class SqliteStore:
         return reports
 
     async def run(self) -> None:
-        """Write groups, copy WALs back and take over shards, until cancelled."""
+        """Write groups, copy WALs back, carry and retire old days, and take over shards, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._writer.write_groups())
             group.create_task(self._writer.watch_deadlines())
             group.create_task(self._checkpoints.run(self._clock))
             group.create_task(self._take_over_later())
+            group.create_task(self._janitor.run())
 
     async def close(self) -> None:
         """Write what waits, close the files and give the shards back."""
         self._closing = True
         await self._writer.close()
+        await self._janitor.close()
         await self._checkpoints.close()
         async with self._writer.turn:
             await self._read_lane.run(self._readers.close)
@@ -181,7 +200,8 @@ class SqliteStore:
 
     async def due(self, *, after: DueMark, until: float, limit: int) -> Sequence[Pending]:
         """Pending recipients in the order of (due, shard, serial)."""
-        return await self._read(self._due, after, until, limit)
+        async with self._carry_gate:  # a recipient on its way between two files would be seen twice or not at all
+            return await self._read(self._due, after, until, limit)
 
     async def message(self, key: MessageKey) -> Message | None:
         """The message, None when there is none."""
@@ -320,6 +340,16 @@ class SqliteStore:
         with connection:
             connection.execute("UPDATE state SET epoch = ?, seq_floor = ?", (epoch, shard.seq_next))
         shard.start_accepting(epoch=epoch, day=day)
+
+    def _open_day(self, shard: Shard, day: int) -> None:
+        """Open a day's file of a shard that only empties, to carry into. May block."""
+        connection = shard.day_file(day).open(self._disk)
+        with connection:
+            connection.execute("UPDATE state SET epoch = ?, seq_floor = ?", (shard.epoch, shard.seq_next))
+
+    async def _forget(self, path: str) -> None:
+        await self._read_lane.run(self._readers.forget, path)
+        await self._checkpoints.forget(path)
 
     # -- reading, on the lane
 

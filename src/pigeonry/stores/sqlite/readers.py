@@ -57,6 +57,12 @@ class Readers:
             self._open.pop(next(iter(self._open))).close(force=True)
         return connection
 
+    def forget(self, path: str) -> None:
+        """Close the connection to a file that is finished or goes."""
+        connection = self._open.pop(path, None)
+        if connection is not None:
+            connection.close(force=True)
+
     def days(self, shard: int) -> list[int]:
         """The days that a shard has files of, oldest first."""
         return self._layout.days(self._disk, shard)

@@ -36,6 +36,7 @@ CREATE TABLE recipient(
     attempts INTEGER NOT NULL, first_attempt_at REAL NOT NULL, in_doubt INTEGER NOT NULL, address TEXT NOT NULL,
     variables BLOB, notify TEXT, original TEXT, carried_to INTEGER);
 CREATE INDEX pending ON recipient(due) WHERE state = 0;
+CREATE INDEX carried ON recipient(serial) WHERE state = 4;
 CREATE TABLE dot_sent(serial INTEGER PRIMARY KEY, attempt INTEGER NOT NULL);
 CREATE TABLE event(seq INTEGER PRIMARY KEY, octets BLOB NOT NULL);
 CREATE TABLE idempotency(

@@ -214,6 +214,8 @@ class GroupWriter:
             place = self._place(item.transition)
             shard = self._shards.get(place[0])
             file = shard.files.get(place[1]) if shard is not None else None
+            if shard is not None and file is None:
+                file = await self._successor(shard, item)
             if shard is None or file is None:
                 _fail(item, StoreBusy("The message's shard is not served here."))
                 continue
@@ -228,6 +230,18 @@ class GroupWriter:
             if type(item.transition) is Accept:
                 shard.hidden.add(item.transition.message.key.serial)
         return parts.values()
+
+    async def _successor(self, shard: Shard, item: _Waiting) -> DayFile | None:
+        """Where a recipient is now whose day file is gone."""
+        transition = item.transition
+        if type(transition) is Settle or type(transition) is DotSent:
+            for file in shard.newest_first():
+                if file.day > transition.pending.day:
+                    if file.connection is None:
+                        await self._lane.run(file.open, self._disk)
+                    if file.holds(transition.pending.serial):
+                        return file
+        return None
 
     async def _follow(self, shard: Shard, file: DayFile, item: _Waiting) -> DayFile:
         if type(item.transition) is Settle or type(item.transition) is DotSent:
