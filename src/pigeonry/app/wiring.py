@@ -226,7 +226,7 @@ class Wiring:
 
     def _build_stores(self, data: str, *, slot: int, workers: int) -> None:
         settings, clock, lanes = self._settings, self._clock, self._lanes
-        disk = _disk(data)
+        disk, shared = _disk(data), LocalDisk(data)  # what processes share is opened by all of them
         limits = StoreLimits(
             in_doubt_delay_s=settings.delivery.in_doubt_delay_s, retention_s=settings.retention.events_days * DAY_S
         )
@@ -240,12 +240,14 @@ class Wiring:
             shards=settings.node.shards,
             limits=limits,
         )
-        self._identity = SqliteDocuments(f"{data}/{IDENTITY_FILE}", disk=disk, lane=lanes.lane("identity"), clock=clock)
+        self._identity = SqliteDocuments(
+            f"{data}/{IDENTITY_FILE}", disk=shared, lane=lanes.lane("identity"), clock=clock
+        )
         self._directory = SqliteDocuments(
-            f"{data}/{DIRECTORY_FILE}", disk=disk, lane=lanes.lane("directory"), clock=clock
+            f"{data}/{DIRECTORY_FILE}", disk=shared, lane=lanes.lane("directory"), clock=clock
         )
         self._coordinator = SqliteCoordinator(
-            f"{data}/{COORDINATOR_FILE}", disk=disk, lane=lanes.lane("coordinator"), clock=clock
+            f"{data}/{COORDINATOR_FILE}", disk=shared, lane=lanes.lane("coordinator"), clock=clock
         )
         self._index = SqliteEventIndex(data, disk=disk, lanes=lanes, clock=clock)
         self._consumer = IndexConsumer(self._store, self._index, clock)
