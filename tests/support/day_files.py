@@ -38,8 +38,13 @@ class SetClock:
 
 
 class InlineLane:
+    def __init__(self, gate: asyncio.Event | None = None) -> None:
+        self._gate = gate
+
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         await asyncio.sleep(0)
+        if self._gate is not None:
+            await asyncio.shield(asyncio.ensure_future(self._gate.wait()))
         return work(*args, **kwargs)
 
     def close(self) -> None:
@@ -47,13 +52,24 @@ class InlineLane:
 
 
 class InlineLanes:
+    """``gate`` holds back the writer's lane while it is not set."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+
     def lane(self, name: str) -> InlineLane:
-        return InlineLane()
+        return InlineLane(self.gate if name == "store-write" else None)
 
 
 @asynccontextmanager
 async def serving(
-    disk: FaultyDisk, clock: SetClock, *, limits: Limits = LIMITS, last_words: bytes = b""
+    disk: FaultyDisk,
+    clock: SetClock,
+    *,
+    limits: Limits = LIMITS,
+    last_words: bytes = b"",
+    lanes: InlineLanes | None = None,
 ) -> AsyncIterator[SqliteStore]:
     """Open the store and let it write groups; the janitor's rounds are the test's to call."""
     store = SqliteStore(
@@ -61,7 +77,7 @@ async def serving(
         slot=0,
         slots=1,
         disk=disk,
-        lanes=InlineLanes(),
+        lanes=lanes or InlineLanes(),
         clock=clock,
         shards=1,
         limits=limits,

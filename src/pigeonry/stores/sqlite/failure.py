@@ -16,11 +16,14 @@ _NOT_WRITTEN: Final = frozenset(
 
 
 def uncertain(error: Exception) -> bool:
-    """Whether a failed COMMIT may be on the disk.
+    """Whether what failed may be on the disk all the same.
 
-    A frame that could not be written is the last thing SQLite tried, so the frame that commits is not there. A sync
-    that failed says nothing of what went before it. All that is not known to be harmless counts as uncertain.
+    An ``OSError`` is a segment that could not be written: COMMIT was never tried, and no row names it. A frame that
+    could not be written is the last thing SQLite tried, so the frame that commits is not there. A sync that failed
+    says nothing of what went before it. All that is not known to be harmless counts as uncertain.
     """
+    if isinstance(error, OSError):
+        return False
     code = _extended(error)
     if code in _SYNCS:
         return True
@@ -34,4 +37,6 @@ def full(error: Exception) -> bool:
 
 def _extended(error: Exception) -> int:
     code = getattr(error, "extendedresult", None)
-    return code if isinstance(code, int) else apsw.SQLITE_ERROR
+    if isinstance(code, int):
+        return code
+    return apsw.SQLITE_FULL if isinstance(error, apsw.FullError) else apsw.SQLITE_ERROR

@@ -378,9 +378,14 @@ class SqliteStore:
         if connection is None:
             return ()
         found: list[Pending] = []
+        hidden = shard.hidden.copy()  # what is voided while the page is read may still wait in its snapshot
         while True:
             page = rows.due_page(connection, shard=shard.number, day=day, after=after, until=until, limit=limit)
-            found += [pending for pending in page if pending.message.serial not in shard.hidden]
+            found += [
+                pending
+                for pending in page
+                if pending.message.serial not in hidden and pending.message.serial not in shard.hidden
+            ]
             if len(page) < limit or len(found) >= limit:
                 return found
             after = (page[-1].due, page[-1].serial)
