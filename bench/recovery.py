@@ -3,8 +3,8 @@
 usage: recovery.py [--recipients 1000000] [--per-message 1]
 
 The queue is filled through the store itself, two shards as two workers leave them, everything due. Then `pigeonry
-serve` is started with a sink, and timed from the start of its process to the first message in the sink; memory is the largest
-worker's, sampled until a fifth of a second's worth of deliveries have gone by.
+serve` is started with a sink, and timed from the start of its process to the first message in the sink; memory is the
+largest worker's, sampled while it goes on delivering.
 """
 
 from __future__ import annotations
