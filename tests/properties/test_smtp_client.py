@@ -26,7 +26,7 @@ GARBAGE = st.binary(max_size=20)
 SERVER = st.lists(st.one_of(reply(), reply(), reply(), GARBAGE), max_size=12).map(b"".join)
 
 
-def played(stream: bytes) -> tuple[list[Event], bytes]:
+def played(stream: bytes, *, following: bool = False) -> tuple[list[Event], bytes]:
     """All events and all that was written, when a driver sends message after message; one octet at a time."""
     client = SmtpClient(hostname="me.test")
     events: list[Event] = []
@@ -36,6 +36,8 @@ def played(stream: bytes) -> tuple[list[Event], bytes]:
             events.append(event)
             if isinstance(event, SendBody):
                 client.complete()
+                if following and client.capabilities.pipelining:
+                    client.follow(Transaction(b"a@b.test", b"c@d.test", 7))
             elif isinstance(event, Ready | Finished) and client.idle:
                 client.begin(Transaction(b"a@b.test", b"c@d.test", 7))
         written += client.take_output()
@@ -60,6 +62,21 @@ def test_every_message_comes_to_one_end_whatever_the_server_says(octets, greeted
     assert sum(event.stage is Stage.DOT for event in ends) == bodies
     assert sum(isinstance(event, Lost) for event in ends) <= 1
     assert written.count(b"MAIL FROM") <= begun
+
+
+@given(SERVER, GREETINGS)
+def test_every_message_that_follows_another_comes_to_one_end_too(octets, greeted):
+    events, written = played(greeted + octets, following=True)
+    ends = [event for event in events if isinstance(event, Finished | Lost)]
+    lost = [event.stage for event in ends if isinstance(event, Lost)]
+    begun = written.count(b"MAIL FROM")
+    # The last one may never have been given out: the session was over before anything followed.
+    assert len(ends) in (begun, begun + 1)
+    assert sum(event.stage is Stage.DOT for event in ends) == sum(isinstance(event, SendBody) for event in events)
+    assert len(lost) <= 2
+    assert lost[1:] in ([], [Stage.MAIL])
+    if len(lost) == 2:
+        assert lost[0] is Stage.DOT
 
 
 @given(SERVER, st.integers(1, 40), st.sampled_from([("PIPELINING",), ()]))

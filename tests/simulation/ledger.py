@@ -15,7 +15,7 @@ from pigeonry.ports.event_log import LogEntry
 from pigeonry.testing.world import Arrival
 from simulation.plan import Letter, Plan
 
-_RCPT = re.compile(rb"RCPT TO:<([^>]+)>")
+_RCPT_OR_DOT = re.compile(rb"RCPT TO:<([^>]+)>|\r\n\.\r\n")
 FORWARDING_S = 0.2  # seconds by which two arrivals may be closer than their dots were
 
 
@@ -104,16 +104,16 @@ class Ledger:
     def sent(self, connection: int, octets: bytes) -> None:
         """Octets leave on a connection; the dot may be among them."""
         tail, recipient = self._connections.get(connection, (b"", ""))
-        found = _RCPT.findall(octets)
-        if found:
-            recipient = found[-1].decode()
-        tail = (tail + octets)[-5:]
-        self._connections[connection] = (tail, recipient)
-        if tail == b"\r\n.\r\n":
+        octets = tail + octets
+        for found in _RCPT_OR_DOT.finditer(octets):
+            if found[1] is not None:
+                recipient = found[1].decode()
+                continue
             self.note(f"dot {recipient}")
             if recipient not in self._armed:
                 self.wrong.append(f"the dot to {recipient} left before dot-sent was durable")
             self._armed.discard(recipient)
+        self._connections[connection] = (octets[-4:], recipient)
 
     # -- at the end
 

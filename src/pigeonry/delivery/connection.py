@@ -1,11 +1,13 @@
 """One SMTP connection: the client's protocol core on a transport.
 
 The hot path is lean on purpose: MAIL, RCPT and DATA leave in one write, the body goes to the transport as it is (header
-and body as two buffers, nothing copied unless a line starts with a dot), and while it travels ``before_dot`` makes
-``dot-sent`` durable. Only then does the final dot leave (invariant I4). One timer per connection enforces all
-deadlines: it is moved, not made anew, for each phase.
+and body as two buffers, nothing copied unless a line starts with a dot), and while a large one travels ``before_dot``
+makes ``dot-sent`` durable. Only then does the final dot leave (invariant I4), and with it, in the same write, a body so
+small that it would have travelled no longer than the dot, and the envelope of the message that follows, if there is
+one: a busy connection costs one write and one read a message. One timer per connection enforces all deadlines: it is
+moved, not made anew, for each phase.
 
-Standards: RFC 5321 section 4.5.3.2 (timeouts).
+Standards: RFC 5321 section 4.5.3.2 (timeouts); RFC 2920 (PIPELINING).
 Trust: the peer may be anyone: what it sends goes to the core, which bounds it. What we send waits in the transport,
 bounded by the message itself.
 """
@@ -21,12 +23,23 @@ import msgspec
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
 from pigeonry.ports.network import TlsPeer
-from pigeonry.protocol.smtp.client import Capabilities, Event, Finished, Lost, SendBody, SmtpClient, Stage, Transaction
+from pigeonry.protocol.smtp.client import (
+    Capabilities,
+    Event,
+    Finished,
+    LocalProtocolError,
+    Lost,
+    SendBody,
+    SmtpClient,
+    Stage,
+    Transaction,
+)
 from pigeonry.protocol.smtp.dot_stuffing import end_of_data, stuffed
 
 __all__ = ["SmtpConnection", "Timeouts", "Withheld"]
 
 BLOCK_OCTETS_MAX: Final = 262_144  # octets handed to the transport at once; nearly all messages are smaller
+HELD_OCTETS_MAX: Final = 14_000  # octets of body that wait for their dot: ten segments, which leave as one flight
 TIMER_S_MAX: Final = 10.0  # seconds between looks at the deadline, so that moving it seldom means arming the timer
 
 
@@ -82,6 +95,7 @@ class SmtpConnection(asyncio.Protocol):
         "_timer_at",
         "_transport",
         "_waiter",
+        "begun",
         "ended",
         "local_address",
         "messages",
@@ -92,6 +106,8 @@ class SmtpConnection(asyncio.Protocol):
         self.tls: TlsPeer | None = None
         self.messages = 0
         self.ended = False
+        self.begun: Transaction | None = None
+        """The message whose envelope left with the dot of the one before: the next to be sent, or given up with it."""
         self.local_address = ""
         """Our end's IP address; empty when it is not known."""
         self._client = client
@@ -147,40 +163,69 @@ class SmtpConnection(asyncio.Protocol):
         return await self._next(self._timeouts.greeting)
 
     async def send(
-        self, transaction: Transaction, parts: Sequence[bytes], *, before_dot: Callable[[], Awaitable[None]]
+        self,
+        transaction: Transaction,
+        parts: Sequence[bytes],
+        *,
+        before_dot: Callable[[], Awaitable[Transaction | None]],
     ) -> Finished | Lost | Withheld:
         """Send one message.
 
         Args:
-            transaction: Its envelope.
+            transaction: Its envelope; the one that is ``begun``, if there is one.
             parts: Its octets: signature headers, if any, then header and body as stored; the last one not empty.
-            before_dot: Makes ``dot-sent`` durable; awaited while the body travels.
+            before_dot: Makes ``dot-sent`` durable; awaited while the body travels. Gives the envelope of the message
+                that is to follow on this connection, if one is to: it is ``begun`` then, unless it cannot be.
 
         Returns:
             ``Lost`` with ``Stage.DOT`` when nobody can know whether it was delivered; with any other stage it
             was not, as the final dot never left.
+
+        Raises:
+            LocalProtocolError: The envelope cannot be said; nothing was sent of the message.
         """
         self.messages += 1
-        self._client.begin(transaction)
-        self._flush()
+        if self.begun is None:
+            self._client.begin(transaction)
+            self._flush()
+        else:
+            assert self.begun is transaction, "the message that was begun is the next to be sent"
+            self.begun = None
         event = await self._next(self._timeouts.envelope + self._timeouts.data)
         if not isinstance(event, SendBody):
             return cast("Finished | Lost", event)
-        stuffed_parts = [stuffed(part) for part in parts]
-        if sum([len(part) for part in stuffed_parts]) <= BLOCK_OCTETS_MAX:
-            self.transport.writelines(stuffed_parts)
-        else:
-            await self._write_blocks(stuffed_parts)
+        unsent = [stuffed(part) for part in parts]
+        end = end_of_data(unsent[-1])
+        octets = sum([len(part) for part in unsent])
+        if octets > HELD_OCTETS_MAX:
+            if octets <= BLOCK_OCTETS_MAX:
+                self.transport.writelines(unsent)
+            else:
+                await self._write_blocks(unsent)
+            unsent = []
         try:
-            await before_dot()
+            following = await before_dot()
         except (StoreBusy, StoreInDoubt) as error:
             self.abort()
             return Withheld(error)
-        if self._client.stage is not Stage.BODY:  # cut off or refused before the dot
+        client = self._client
+        if client.stage is not Stage.BODY:  # cut off or refused before the dot
             return cast("Finished | Lost", await self._next(self._timeouts.dot))
-        self._client.complete()
-        self.transport.write(end_of_data(stuffed_parts[-1]))
+        client.complete()
+        unsent.append(end)
+        if following is not None:
+            self._follow(following, unsent)
+        self.transport.writelines(unsent)
         return cast("Finished | Lost", await self._next(self._timeouts.dot))
+
+    def _follow(self, transaction: Transaction, unsent: list[bytes]) -> None:
+        """Let the next envelope leave with the dot; one that cannot be said is refused when its own turn comes."""
+        try:
+            self._client.follow(transaction)
+        except LocalProtocolError:
+            return
+        self.begun = transaction
+        unsent.append(self._client.take_output())
 
     def when_ended(self, callback: Callable[[], None] | None) -> None:
         """Call back when the server closes the connection or breaks the session between messages; None to stop."""

@@ -5,7 +5,11 @@ after a crash up to so many outcomes per connection are not stored although the 
 in doubt. It is what makes a connection's rate depend on the network and ``dot-sent`` alone and not on two syncs in a
 row.
 
+Where PIPELINING is offered and more is waiting, the next recipient is taken when the final dot is about to leave, so
+that its envelope leaves with the dot. It is then the next to be attempted, whatever becomes of the one before.
+
 A connection that a server closed between two messages is replaced without a word: the message was not offered yet.
+That holds also for one whose envelope left and was not answered.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from pigeonry.domain.outcome import Attempt, Deferred, InDoubt, Outcome, Refused
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.ports.environment import Clock
 from pigeonry.ports.queue_store import QueueStore
-from pigeonry.protocol.smtp.client import Finished, LocalProtocolError, Lost, Stage
+from pigeonry.protocol.smtp.client import Finished, LocalProtocolError, Lost, Stage, Transaction
 from pigeonry.queue.settlement import TEST_MODE
 from pigeonry.telemetry.log import Logger
 
@@ -43,6 +47,10 @@ class Content(Protocol):
 
     async def get(self, key: MessageKey) -> tuple[Message, bytes]:
         """The message and its octets."""
+        ...
+
+    def kept(self, key: MessageKey) -> tuple[Message, bytes] | None:
+        """The same if it can be had without waiting."""
         ...
 
 
@@ -99,12 +107,14 @@ class Parts(msgspec.Struct, frozen=True):
 class Courier:
     """Serves one lane with one connection at a time."""
 
-    __slots__ = ("_lane", "_opened", "_parts", "_unsettled")
+    __slots__ = ("_coming", "_lane", "_opened", "_parts", "_prepared", "_unsettled")
 
     def __init__(self, parts: Parts, lane: Lane) -> None:
         self._parts = parts
         self._lane = lane
         self._opened: Opened | None = None
+        self._coming: Pending | None = None  # taken while the one before was being sent
+        self._prepared: Prepared | None = None  # it, as it was made for the connection if it is begun there
         self._unsettled: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -127,6 +137,9 @@ class Courier:
     async def _next(self) -> Pending | None:
         """The next recipient; None when this courier is to end."""
         parts, lane = self._parts, self._lane
+        if self._coming is not None:
+            coming, self._coming = self._coming, None
+            return coming
         while True:
             if parts.ending():
                 return None
@@ -262,7 +275,7 @@ class Courier:
         opened = self._opened
         return (
             opened is not None
-            and opened.connection.usable
+            and (opened.connection.usable or opened.connection.begun is not None)
             and first <= opened.index
             and demand.met_by(opened.connection)
         )
@@ -286,17 +299,22 @@ class Courier:
         parts = self._parts
         prepared: Prepared | None = None
         try:
-            prepared = await parts.preparing.ready(pending, message, octets, connection.capabilities)
-            refused = classify.obstacle(
-                connection.capabilities, prepared.transaction, Attempt(mx_host=opened.host.name)
-            )
-            if refused is not None:
-                return refused, prepared
+            if connection.begun is not None:
+                prepared = self._prepared
+                assert prepared is not None, "what was begun was prepared"
+            else:
+                prepared = await parts.preparing.ready(pending, message, octets, connection.capabilities)
+                refused = classify.obstacle(
+                    connection.capabilities, prepared.transaction, Attempt(mx_host=opened.host.name)
+                )
+                if refused is not None:
+                    return refused, prepared
             dot_sent = DotSent(pending, pending.attempts + 1)
             deadline_s = parts.limits.commit_s
 
-            async def before_dot() -> None:
+            async def before_dot() -> Transaction | None:
                 await parts.store.commit(dot_sent, deadline=parts.clock.monotonic() + deadline_s)
+                return self._follow(opened)
 
             return await connection.send(prepared.transaction, prepared.parts, before_dot=before_dot), prepared
         except NotConvertible as error:
@@ -305,6 +323,40 @@ class Courier:
         except LocalProtocolError as error:
             reply = Reply(553, str(error), EnhancedStatus(1, 3))
             return Refused(Attempt(mx_host=opened.host.name), 553, reply, description=str(error)), prepared
+
+    def _follow(self, opened: Opened) -> Transaction | None:
+        """Take the recipient that comes next, if its envelope may leave with the dot of the one before.
+
+        One that turns out to need more than what is at hand is attempted after it all the same, in the ordinary way.
+        """
+        parts, connection = self._parts, opened.connection
+        if (
+            not connection.capabilities.pipelining
+            or connection.messages >= parts.limits.messages_per_connection
+            or len(self._unsettled) + 1 >= parts.limits.unsettled_per_connection  # nobody waits with an envelope out
+            or parts.settling.paused
+            or parts.ending()
+        ):
+            return None
+        self._coming = pending = parts.pop(self._lane)
+        if pending is None:
+            return None
+        try:
+            prepared = self._prepared = self._at_once(opened, pending)
+        except Exception:  # noqa: BLE001  # it meets the same again in its own attempt, and harms no other here
+            return None
+        return None if prepared is None else prepared.transaction
+
+    def _at_once(self, opened: Opened, pending: Pending) -> Prepared | None:
+        """The message for the session at hand; None when it cannot go over it, or not without waiting."""
+        parts, connection = self._parts, opened.connection
+        found = parts.content.kept(pending.message)
+        if found is None or found[0].options.testmode or not parts.preparing.demand(found[0]).met_by(connection):
+            return None
+        prepared = parts.preparing.at_once(pending, *found, connection.capabilities)
+        if prepared is None or classify.obstacle(connection.capabilities, prepared.transaction, Attempt()) is not None:
+            return None
+        return prepared
 
     def _circumstances(self, opened: Opened, message: Message, prepared: Prepared | None, started: float) -> Attempt:
         tls = opened.connection.tls

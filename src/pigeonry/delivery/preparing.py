@@ -103,6 +103,23 @@ class Preparing:
             NotConvertible: It has 8-bit content that the server does not take and that cannot be converted.
             StoreBusy: The recipient's DSN parameters could not be read.
         """
+        prepared = self._made(pending, message, octets, capabilities)
+        if not _has_dsn(message, capabilities):
+            return prepared
+        transaction = await self._with_dsn(prepared.transaction, pending, message)
+        return Prepared(transaction, prepared.parts, prepared.dkim)
+
+    def at_once(self, pending: Pending, message: Message, stored: bytes, capabilities: Capabilities) -> Prepared | None:
+        """As ``octets`` and ``ready`` make it, None when the store would have to be asked.
+
+        Raises:
+            NotConvertible: As ``ready``.
+        """
+        if message.body_kind is BodyKind.TEMPLATE or _has_dsn(message, capabilities):
+            return None
+        return self._made(pending, message, stored, capabilities)
+
+    def _made(self, pending: Pending, message: Message, octets: bytes, capabilities: Capabilities) -> Prepared:
         eight_bit = message.eight_bit or (message.body_kind is BodyKind.TEMPLATE and not octets.isascii())
         if eight_bit and not capabilities.eight_bit_mime:
             octets = seven_bit(octets)
@@ -118,8 +135,6 @@ class Preparing:
             eight_bit,
             message.smtputf8,
         )
-        if capabilities.dsn and (message.envelope_id or message.dsn_return):
-            transaction = await self._with_dsn(transaction, pending, message)
         return Prepared(transaction, (signature, octets) if signature else (octets,), dkim)
 
     async def _with_dsn(self, transaction: Transaction, pending: Pending, message: Message) -> Transaction:
@@ -131,3 +146,7 @@ class Preparing:
             notify=b"" if view is None else view.notify.encode(),
             original=b"" if view is None else view.original.encode(),
         )
+
+
+def _has_dsn(message: Message, capabilities: Capabilities) -> bool:
+    return capabilities.dsn and bool(message.envelope_id or message.dsn_return)

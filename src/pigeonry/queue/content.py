@@ -58,6 +58,15 @@ class ContentCache:
         self._drop(_ident(message.key))
         self._keep(_Entry(message, body, uses))
 
+    def kept(self, key: MessageKey) -> tuple[Message, bytes] | None:
+        """The message and its octets if they are in memory; never waits."""
+        ident = _ident(key)
+        entry = self._entries.pop(ident, None)
+        if entry is None:
+            return None
+        self._entries[ident] = entry
+        return entry.message, entry.body
+
     async def get(self, key: MessageKey) -> tuple[Message, bytes]:
         """The message and its octets, from memory or from the store; read once for all who wait for it.
 
@@ -65,11 +74,9 @@ class ContentCache:
             NotFound: There is no such message (any more), or its body's retention is over.
             StoreBusy: It could not be read; it may be later.
         """
+        if (found := self.kept(key)) is not None:
+            return found
         ident = _ident(key)
-        entry = self._entries.pop(ident, None)
-        if entry is not None:
-            self._entries[ident] = entry
-            return entry.message, entry.body
         while (reading := self._reading.get(ident)) is not None:
             await asyncio.wait((reading,))
             if not reading.cancelled():

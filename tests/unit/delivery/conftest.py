@@ -91,7 +91,7 @@ class Server(asyncio.Protocol):
         elif verb == "DATA":
             reply = self.script.replies.get("DATA", b"354 go on" if self.recipient else b"503 5.5.1 no recipient")
             self.in_data = bool(reply and reply.startswith(b"354"))
-            self.say("DATA", reply)
+            self.put(reply)
         elif verb == "QUIT":
             self.say("QUIT", b"221 bye")
             if self.transport is not None:
@@ -100,7 +100,7 @@ class Server(asyncio.Protocol):
             reply = self.script.replies.get(verb, b"220 go" if verb == "STARTTLS" else b"250 2.0.0 ok")
             if verb == "RCPT":
                 self.recipient = bool(reply and reply.startswith(b"2"))
-            self.say(verb, reply)
+            self.put(reply)
 
     def take(self, content: bytes) -> None:
         """The final dot is here."""
@@ -112,7 +112,9 @@ class Server(asyncio.Protocol):
             self.transport.close()
 
     def say(self, stage: str, default: bytes | None) -> None:
-        reply = self.script.replies.get(stage, default)
+        self.put(self.script.replies.get(stage, default))
+
+    def put(self, reply: bytes | None) -> None:
         assert self.transport is not None
         if reply == CUT:
             self.transport.close()
@@ -213,6 +215,7 @@ class Stage:
         self.forgotten: list[int] = []
         self.cancelled: set[int] = set()
         self.messages: dict[int, tuple[Message, bytes]] = {}
+        self.in_memory = True
         self.paused = False
         self.points: dict[str, list[asyncio.Event]] = {}
         self.settle_s = 0.05
@@ -244,7 +247,7 @@ class Stage:
         self.written.append(octets)
         if octets.endswith(b"DATA\r\n"):
             self.passed("DATA")
-        if octets in {b".\r\n", b"\r\n.\r\n"}:
+        if octets.startswith(b".\r\n") or b"\r\n.\r\n" in octets:
             self.trace.append("dot")
 
     def site(self, domain: str = "to.test", address: str = "198.51.100.1", **script: Any) -> Script:
@@ -269,6 +272,9 @@ class Stage:
 
     async def get(self, key: MessageKey) -> tuple[Message, bytes]:
         return self.messages[key.serial]
+
+    def kept(self, key: MessageKey) -> tuple[Message, bytes] | None:
+        return self.messages[key.serial] if self.in_memory else None
 
     async def settle(self, settle: Settle, *, deadline: float) -> None:
         await asyncio.sleep(self.settle_s)

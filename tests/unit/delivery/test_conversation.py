@@ -20,11 +20,19 @@ def test_message_arrives_as_it_was_accepted_with_its_dots_stuffed(stage):
     assert stage.settled == [1]
 
 
-def test_envelope_is_one_write_and_the_dot_is_the_only_thing_that_waits(stage):
+def test_envelope_is_one_write_and_a_small_body_leaves_with_its_dot(stage):
     stage.site()
     stage.deliver(stage.pending())
     envelope = b"MAIL FROM:<bounce@send.test> SIZE=30\r\nRCPT TO:<user@to.test>\r\nDATA\r\n"
-    assert stage.written[1:4] == [envelope, b"Subject: x\r\n\r\nhello\r\n..dotted\r\n", b".\r\n"]
+    assert stage.written[1:3] == [envelope, b"Subject: x\r\n\r\nhello\r\n..dotted\r\n.\r\n"]
+
+
+def test_large_body_travels_while_dot_sent_is_made_durable_and_the_dot_alone_waits(stage):
+    body = b"Subject: x\r\n\r\n" + b"0123456789abcde\r\n" * 1_000
+    stage.site()
+    stage.deliver(stage.pending(body=body))
+    assert stage.written[2:4] == [body, b".\r\n"]
+    assert stage.arrived == [body]
 
 
 def test_final_dot_leaves_only_after_dot_sent_is_durable(stage):

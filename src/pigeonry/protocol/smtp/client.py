@@ -3,14 +3,15 @@
 Whoever drives it feeds it octets (``receive``), writes what ``take_output`` gives and acts on the events::
 
     greeting --> EHLO (HELO) --> Ready --> begin --> SendBody --> body, complete, final dot --> Finished
-                    ^               |                   |                                          |
+                    ^               |                   |         (follow)                         |
                     +-- secured <-- start_tls           +--> Finished (refused at MAIL, RCPT, DATA)|
                                     ^                                                              |
                                     +--------------------------------------------------------------+
 
-MAIL, RCPT and DATA are one group where PIPELINING is offered. ``Finished`` tells what the server said of the
-message, by the first reply that refused it. ``Lost`` tells that it will never be known: the session broke. Whether
-that leaves the message in doubt shows in the stage (``Stage.DOT``).
+MAIL, RCPT and DATA are one group where PIPELINING is offered, and ``follow`` lets the group of the next message leave
+together with the final dot of the one before. Every message that was begun comes to one ``Finished`` or ``Lost``, in
+order. ``Finished`` tells what the server said of the message, by the first reply that refused it. ``Lost`` tells that
+it will never be known: the session broke. Whether that leaves the message in doubt shows in the stage (``Stage.DOT``).
 
 Standards: RFC 5321 (sections 3, 4.1, 4.2); RFC 1870 (SIZE); RFC 2920 (PIPELINING; section 3.1: a lone dot when DATA is
 accepted although nobody is to receive); RFC 3207 (STARTTLS; section 4.2: nothing learnt before TLS counts after it);
@@ -164,6 +165,7 @@ _RCPT: Final = Stage.RCPT
 _DATA: Final = Stage.DATA
 _DOT: Final = Stage.DOT
 _GROUP: Final = (_MAIL, _RCPT, _DATA)
+_NOT_OFFERED: Final = Lost(_MAIL, "The session ended with the message before.")
 _KEYWORDS_MAX: Final = 64  # lines of an EHLO reply that are looked at
 
 
@@ -288,7 +290,6 @@ class SmtpClient:
         if self._state is not Stage.IDLE:
             raise LocalProtocolError("No message can begin now.")
         mail, rcpt = self._commands(transaction)
-        self._failure = None
         self._state = Stage.MAIL
         if self.capabilities.pipelining:
             if self._needs_reset:
@@ -313,6 +314,21 @@ class SmtpClient:
             raise LocalProtocolError("No body is being sent.")
         self._state = Stage.DOT
         self._expected.append(Stage.DOT)
+
+    def follow(self, transaction: Transaction) -> None:
+        """Start the next message behind a final dot that is just being written (RFC 2920 section 3.1).
+
+        Its envelope is to be written right after that dot. Should the session end with the dot's reply, or before
+        it, the message comes to ``Lost`` with ``Stage.MAIL``: it was not offered.
+
+        Raises:
+            LocalProtocolError: No dot was just written, PIPELINING is not offered, or a path holds what no command may
+                hold. Nothing has changed then.
+        """
+        if self.stage is not _DOT or len(self._expected) != 1 or not self.capabilities.pipelining:
+            raise LocalProtocolError("No message can follow now.")
+        self._output += b"%b%bDATA\r\n" % self._commands(transaction)
+        self._expected += _GROUP
 
     def quit(self) -> None:
         """Say goodbye. The connection may be closed as soon as that is written."""
@@ -398,12 +414,18 @@ class SmtpClient:
         self._finish(events, closed=reply.code == 421)
 
     def _dot(self, reply: Reply, events: list[Event]) -> None:
+        followed = bool(self._expected)
         if 300 <= reply.code < 400:
-            self._state = Stage.CLOSED
             events.append(Lost(Stage.DOT, "The server answered the message with a reply that asks for more."))
-            return
-        self._state = Stage.CLOSED if reply.code == 421 else Stage.IDLE
-        events.append(Finished(Stage.DOT, reply))
+        else:
+            events.append(Finished(Stage.DOT, reply))
+            if reply.code != 421:
+                self._state = Stage.MAIL if followed else Stage.IDLE
+                return
+        self._state = Stage.CLOSED
+        self._expected.clear()
+        if followed:
+            events.append(_NOT_OFFERED)
 
     def _session(self, stage: Stage, reply: Reply, events: list[Event]) -> None:
         if stage is Stage.GREETING:
@@ -482,11 +504,14 @@ class SmtpClient:
     def _break(self, description: str, events: list[Event]) -> None:
         """The session is over. A refusal that was given before stands."""
         stage = self.stage
+        followed = stage is _DOT and len(self._expected) > 1
         self._state = Stage.CLOSED
         self._expected.clear()
         self._held.clear()
         failure, self._failure = self._failure, None
         events.append(failure if failure is not None else Lost(stage, description))
+        if followed:
+            events.append(_NOT_OFFERED)
 
 
 def _safe(octets: bytes) -> bytes:
