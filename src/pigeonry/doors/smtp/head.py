@@ -94,7 +94,12 @@ def read_head(text: bytes) -> Head:
         HeadRefused: It is too large, or the message went through too many servers.
     """
     end = text.find(b"\r\n\r\n", 0, HEAD_OCTETS_MAX)
-    octets = text[: end + 2] if end >= 0 else text[:HEAD_OCTETS_MAX]
+    if end < 0:
+        # Whole lines only: each is looked at once, and a part of one would be looked at from each of its octets.
+        end_of_line = text.rfind(b"\n", 0, HEAD_OCTETS_MAX)
+        octets = text[: end_of_line + 1]
+    else:
+        octets = text[: end + 2]
     if octets.startswith(b"\r\n"):
         octets = b""
     # find and not in: Python 3.11 tries bytes as a number first, which costs more than the search.

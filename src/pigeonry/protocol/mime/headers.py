@@ -14,7 +14,8 @@ from typing import Final
 
 __all__ = ["fields", "head_length", "is_field_name", "unfold", "value", "without"]
 
-_FIELD: Final = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)(?:\r\n|\Z)")
+# A field begins a line: without that, a long line that is none would be looked at from each of its octets.
+_FIELD: Final = re.compile(rb"^([!-9;-~]+)[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)(?:\r\n|\Z)", re.MULTILINE)
 _NAME: Final = re.compile(r"[!-9;-~]{1,76}")
 _FOLD: Final = re.compile(rb"\r\n(?=[ \t])")
 

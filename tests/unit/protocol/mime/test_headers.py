@@ -38,3 +38,12 @@ def test_unfolding_keeps_the_blank() -> None:
 def test_a_field_name_has_no_blank_colon_or_control() -> None:
     assert is_field_name("X-Good_1")
     assert not any(is_field_name(name) for name in ("", "a b", "a:", "a\r\nb", "é", "a" * 77, "a\n"))
+
+
+def test_a_field_is_not_found_inside_a_line_that_is_none() -> None:
+    assert fields(b"what is this: 1\r\nA: 1\r\n") == [(b"A", b" 1")]
+
+
+def test_a_long_line_that_is_no_field_is_looked_at_once() -> None:
+    # From each of its octets it would be a matter of hours.
+    assert fields(b"a" * 2_000_000) == []
