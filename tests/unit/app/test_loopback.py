@@ -26,7 +26,16 @@ async def test_loopback_names_are_answered(host: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", [b"evil.example", b"localhost.evil.example", b"127.0.0.1.evil.example", b"128.0.0.1", b"", b"10.0.0.1:8080"]
+    "host",
+    [
+        b"[::2]",
+        b"evil.example",
+        b"localhost.evil.example",
+        b"127.0.0.1.evil.example",
+        b"128.0.0.1",
+        b"",
+        b"10.0.0.1:8080",
+    ],
 )
 async def test_a_name_made_to_resolve_to_loopback_is_refused(host: bytes) -> None:
     assert await status((b"host", host)) == 403
@@ -37,7 +46,17 @@ async def test_a_request_without_host_or_with_two_is_refused() -> None:
     assert await status((b"host", b"localhost"), (b"host", b"localhost")) == 403
 
 
-@pytest.mark.parametrize("origin", [b"http://evil.example", b"null", b"http://localhost:3000", b"http://127.0.0.1"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        b"http://evil.example",
+        b"null",
+        b"",
+        b"http://localhost:3000",
+        b"http://127.0.0.1",
+        b"http://localhost:8080.evil.example",
+    ],
+)
 async def test_another_pages_request_is_refused(origin: bytes) -> None:
     assert await status((b"host", b"localhost:8080"), (b"origin", origin)) == 403
 
