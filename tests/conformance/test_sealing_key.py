@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pigeonry.net.environment import SystemIds
-from pigeonry.net.sealing import SealKeyError, load_seal, make_seal_key, seal_key_path
+from pigeonry.net.sealing import SealKeyError, load_seal, make_seal_key
 
 
 def test_key_that_was_made_is_read_back(tmp_path):
@@ -41,11 +41,3 @@ def test_key_of_another_length_is_refused(tmp_path, length):
     (tmp_path / "seal").chmod(0o600)
     with pytest.raises(SealKeyError, match="32 octets"):
         load_seal(tmp_path / "seal")
-
-
-def test_configured_file_comes_before_the_credential():
-    environ = {"CREDENTIALS_DIRECTORY": "/run/credentials/x"}
-    assert str(seal_key_path("/etc/seal", environ)) == "/etc/seal"
-    assert str(seal_key_path("", environ)) == "/run/credentials/x/pigeonry-seal"
-    with pytest.raises(SealKeyError, match="LoadCredential"):
-        seal_key_path("", {})

@@ -12,7 +12,6 @@ __all__ = [
     "INTERRUPTED",
     "NOT_FOUND",
     "OK",
-    "TEMPORARY",
     "UNREACHABLE",
     "USAGE",
 ]
@@ -25,5 +24,4 @@ UNREACHABLE: Final = 4  # a server or a store cannot be reached
 NOT_FOUND: Final = 5
 AUTH: Final = 6
 CONFLICT: Final = 7
-TEMPORARY: Final = 75  # EX_TEMPFAIL: come back later
 INTERRUPTED: Final = 130  # Ctrl-C

@@ -38,11 +38,6 @@ class Reply(msgspec.Struct, frozen=True):
         return 200 <= self.code < 400
 
     @property
-    def transient(self) -> bool:
-        """Whether trying again later may help (4yz)."""
-        return 400 <= self.code < 500
-
-    @property
     def permanent(self) -> bool:
         """Whether trying again is useless (5yz)."""
         return 500 <= self.code < 600

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
@@ -14,8 +14,6 @@ __all__ = [
     "SendingDomain",
     "SmtpCredential",
 ]
-
-ANY_DOMAIN: Final = ""
 
 
 class Account(msgspec.Struct, frozen=True):

@@ -48,10 +48,6 @@ class Report:
         """A figure whose bar is zero."""
         self.figures.append(Figure(name, str(count), "0", count == 0))
 
-    def at_most(self, name: str, value: float, bar: float) -> None:
-        """A figure with an upper bar."""
-        self.figures.append(Figure(name, f"{value:g}", f"<= {bar:g}", value <= bar))
-
     def exactly(self, name: str, value: int, bar: int) -> None:
         """A figure that must be met to the unit."""
         self.figures.append(Figure(name, str(value), str(bar), value == bar))

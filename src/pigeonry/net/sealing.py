@@ -1,4 +1,4 @@
-"""Where the seal key comes from: a systemd credential or a file, never the data folder.
+"""The seal key's file: read with care, made once. Where it lies the configuration says; never in the data folder.
 
 Trust: the file must be the owner's alone; one that others can read is refused, as ssh refuses such keys.
 """
@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Final
 from pigeonry.protocol.sealing import SEAL_KEY_OCTETS, Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pigeonry.ports.environment import IdSource
 
-__all__ = ["CREDENTIAL", "SealKeyError", "load_seal", "make_seal_key", "seal_key_path"]
+__all__ = ["CREDENTIAL", "SealKeyError", "load_seal", "make_seal_key"]
 
 CREDENTIAL: Final = "pigeonry-seal"  # LoadCredential=pigeonry-seal:/path in the unit
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -25,22 +23,6 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 class SealKeyError(Exception):
     """The seal key cannot be used; the text says why and what to do."""
-
-
-def seal_key_path(configured: str, environ: Mapping[str, str]) -> Path:
-    """The file that holds the key: the configured one, else the systemd credential.
-
-    Raises:
-        SealKeyError: Neither is there.
-    """
-    if configured:
-        return Path(configured)
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    if folder:
-        return Path(folder) / CREDENTIAL
-    raise SealKeyError(
-        "There is no seal key: name its file in the configuration, or give the unit LoadCredential=pigeonry-seal."
-    )
 
 
 def load_seal(path: Path) -> Seal:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["body_start", "relaxed_body", "relaxed_fields", "relaxed_value"]
+__all__ = ["body_start", "relaxed_body", "relaxed_fields"]
 
 _FOLD: Final = re.compile(rb"\r\n(?=[ \t])")
 _RUN: Final = re.compile(rb"[ \t]+")
@@ -69,11 +69,6 @@ def _without_empty_lines(body: bytes, begin: int, end: int) -> int:
         while body.endswith(lines, begin, end):
             end -= len(lines)
     return end
-
-
-def relaxed_value(value: bytes) -> bytes:
-    """A field's value, unfolded, its whitespace reduced."""
-    return _RUN.sub(b" ", _FOLD.sub(b"", value)).strip(b" ")
 
 
 def relaxed_fields(header: bytes, wanted: Mapping[bytes, bytes]) -> tuple[list[bytes], list[bytes]]:

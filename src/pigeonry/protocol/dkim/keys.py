@@ -34,7 +34,6 @@ __all__ = [
     "public_text",
     "record_name",
     "record_value",
-    "txt_strings",
 ]
 
 PrivateKey: TypeAlias = RSAPrivateKey | Ed25519PrivateKey
@@ -42,7 +41,6 @@ Algorithm: TypeAlias = Literal["rsa", "ed25519"]
 
 RSA_BITS: Final = 2048  # RFC 8301 section 3.2: signers should use at least 2048
 RSA_BITS_MIN: Final = 1024  # RFC 8301 section 3.2: verifiers must not accept less
-TXT_STRING_OCTETS_MAX: Final = 255  # RFC 1035 section 3.3: a character-string
 
 
 class BadDkimKey(ValueError):
@@ -122,8 +120,3 @@ def record_name(*, selector: str, domain: str) -> str:
 def record_value(*, algorithm: Algorithm, public: str) -> str:
     """The text of the key record."""
     return f"v=DKIM1; k={algorithm}; p={public}"
-
-
-def txt_strings(value: str) -> tuple[str, ...]:
-    """A TXT record's text cut into the strings that a zone file needs: at most 255 octets each."""
-    return tuple(value[at : at + TXT_STRING_OCTETS_MAX] for at in range(0, len(value), TXT_STRING_OCTETS_MAX)) or ("",)

@@ -33,7 +33,6 @@ __all__ = [
     "parse_rcpt",
 ]
 
-HELLO_OCTETS_MAX: Final = 255  # RFC 5321 section 4.5.3.1.2
 ENVID_OCTETS_MAX: Final = 100  # RFC 3461 section 4.4
 ORCPT_OCTETS_MAX: Final = 500  # RFC 3461 section 4.2
 SIZE_DIGITS_MAX: Final = 20  # RFC 1870 section 5
@@ -50,7 +49,7 @@ _COMMON: Final = rb"<(" + _ATEXT + rb"@" + _LABEL + rb"(?:\." + _LABEL + rb")*+)
 _COMMON_MAIL: Final = re.compile(rb"(?i:FROM):" + _COMMON)
 _COMMON_RCPT: Final = re.compile(rb"(?i:TO):" + _COMMON)
 _SOURCE_ROUTE: Final = re.compile(r"@[^:,@]+(?:,@[^:,@]+)*:")
-_HELLO: Final = re.compile(rb"[\x21-\x7e]{1,255}")
+_HELLO: Final = re.compile(rb"[\x21-\x7e]{1,255}")  # a domain's length, RFC 5321 section 4.5.3.1.2
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _ORCPT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*;(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")

@@ -53,7 +53,6 @@ AUTH_UNKNOWN: Final = Reply(504, "Mechanism not supported: use PLAIN or LOGIN", 
 TLS_GROUPED: Final = Reply(503, "Nothing may follow STARTTLS before TLS is up", EnhancedStatus(5, 1))
 
 TOO_MANY_RECIPIENTS: Final = Reply(452, "Too many recipients: send the rest in another message", EnhancedStatus(5, 3))
-NEEDS_SMTPUTF8: Final = Reply(553, "An address beyond ASCII needs SMTPUTF8", EnhancedStatus(6, 7))
 TOO_LARGE: Final = Reply(552, "The message is larger than this server takes", EnhancedStatus(3, 4))
 CHUNKS_REFUSED: Final = Reply(503, "An earlier chunk was refused: send RSET", EnhancedStatus(5, 1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pigeonry.protocol.dkim.canonical import body_start, relaxed_body, relaxed_fields, relaxed_value
+from pigeonry.protocol.dkim.canonical import body_start, relaxed_body, relaxed_fields
 
 
 def relaxed(octets: bytes, start: int = 0) -> bytes:
@@ -62,10 +62,6 @@ def test_body_that_is_canonical_already_is_not_copied():
 )
 def test_body_begins_behind_the_first_empty_line(message: bytes, start: int):
     assert body_start(message) == start
-
-
-def test_value_is_unfolded_and_its_whitespace_reduced():
-    assert relaxed_value(b" \t a \r\n\t b\t\tc \r\n  ") == b"a b c"
 
 
 def test_fields_come_from_the_last_to_the_first_in_any_spelling():

@@ -45,9 +45,3 @@ def test_key_of_another_kind_is_refused():
 def test_record_stands_below_domainkey_and_says_the_algorithm():
     assert keys.record_name(selector="p1", domain="example.org") == "p1._domainkey.example.org"
     assert keys.record_value(algorithm="rsa", public="AAAA") == "v=DKIM1; k=rsa; p=AAAA"
-
-
-@pytest.mark.parametrize(("length", "strings"), [(0, [0]), (255, [255]), (256, [255, 1]), (410, [255, 155])])
-def test_txt_text_is_cut_into_strings_of_255(length, strings):
-    parts = keys.txt_strings("x" * length)
-    assert [len(part) for part in parts] == strings
