@@ -31,7 +31,7 @@ def program() -> App:
         version_flags=["--version"],
     )
     app.command(f"{_COMMANDS}.dev:dev", name="dev", help="Run everything in this terminal; nothing leaves the machine.")
-    app.command(f"{_COMMANDS}.serve:serve", name="serve", help="Run this node in production.")
+    app.command(f"{_COMMANDS}.serve:serve", name="serve", help="Run this node in production until SIGTERM.")
     app.command(f"{_COMMANDS}.version:version", name="version", help="Say which release this is.")
     config = App(name="config", help="Check, show and describe the settings.")
     config.command(f"{_COMMANDS}.config:check", name="check", help="Say every problem of the configuration.")
@@ -77,7 +77,7 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("drop", "drop", "End what waits of a message: dropped."),
         ),
     ),
-    "events": ("The event log.", (("count", "count", "Count the events in the log's files."),)),
+    "events": ("The event log.", (("count", "count", "Count the events in the log by kind."),)),
     "drill": (
         "Situations that hurt, built with real processes and judged against bars.",
         (("durability", "durability", "Kill everything under load; nothing acknowledged may be lost."),),

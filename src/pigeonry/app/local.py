@@ -91,5 +91,7 @@ async def _ask(data: str, slot: int, name: str, argument: Any) -> Any:
     try:
         with command_address(data, slot) as address:
             return await call(address, name, argument, timeout_s=ASK_S)
-    except (FileNotFoundError, NotADirectoryError):
-        raise OwnerUnreachable("The node does not run.") from None
+    except (FileNotFoundError, NotADirectoryError, OwnerUnreachable):
+        raise OwnerUnreachable(
+            f"Worker {slot} of the node in {data} does not answer: does `pigeonry serve` run with this configuration?"
+        ) from None

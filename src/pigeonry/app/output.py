@@ -22,7 +22,10 @@ from pigeonry.net.sealing import SealKeyError
 __all__ = ["ConfigFile", "Json", "complain", "is_expected", "print_json", "print_rows"]
 
 ConfigFile = Annotated[
-    str | None, Parameter(name="--config", env_var="PIGEONRY_CONFIG", help="The TOML file with the settings.")
+    str | None,
+    Parameter(
+        name="--config", env_var="PIGEONRY_CONFIG", help="The TOML file with the settings. Left out: the defaults."
+    ),
 ]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON value and nothing else.")]
 

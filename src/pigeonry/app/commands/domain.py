@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from cyclopts import Parameter
 
 from pigeonry.app.local import open_accounts
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "delete", "dns", "show_all"]
 
+Name = Annotated[str, Parameter(help="The domain, such as mail.example.org.")]
 
-def add(name: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
+
+def add(name: Name, /, *, config: ConfigFile = None, json: Json = False) -> None:
     """Make a sending domain with its DKIM key, and print the DNS records to publish."""
 
     async def work() -> tuple[SendingDomain, Sequence[DnsRecord]]:
@@ -32,7 +35,7 @@ def add(name: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
     _print(domain, records, json=json)
 
 
-def dns(name: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
+def dns(name: Name, /, *, config: ConfigFile = None, json: Json = False) -> None:
     """Print the DNS records that a domain needs."""
 
     async def work() -> tuple[SendingDomain, Sequence[DnsRecord]]:
@@ -58,7 +61,7 @@ def show_all(*, config: ConfigFile = None, json: Json = False) -> None:
         print_rows(rows, ("name", "state", "type", "account"), none="No domains yet: pigeonry domain add NAME")
 
 
-def delete(name: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
+def delete(name: Name, /, *, config: ConfigFile = None, json: Json = False) -> None:
     """Delete a sending domain and its SMTP logins. Mail that waits is still delivered, unsigned."""
 
     async def work() -> None:

@@ -15,11 +15,14 @@ from pigeonry.app.output import Json, print_json
 
 __all__ = ["durability"]
 
-Count = Annotated[int, Parameter(help="How many.")]
-
 
 def durability(
-    *, messages: Count = 20_000, kills: Count = 30, power_cuts: Count = 10, seed: int | None = None, json: Json = False
+    *,
+    messages: Annotated[int, Parameter(help="Messages to send.")] = 20_000,
+    kills: Annotated[int, Parameter(help="Times that a worker or the supervisor is killed.")] = 30,
+    power_cuts: Annotated[int, Parameter(help="Times that what was not synced is lost as well.")] = 10,
+    seed: Annotated[int | None, Parameter(help="Repeats the choices of an earlier run; left out: new ones.")] = None,
+    json: Json = False,
 ) -> int:
     """Kill workers, supervisor and power under load; nothing acknowledged may be lost. Exit status 1 when one is."""
     import uvloop

@@ -22,7 +22,7 @@ __all__ = ["create", "delete", "show_all"]
 def create(
     *,
     domain: Annotated[str, Parameter(help="The only domain it may send for; left out: all, and it may manage.")] = "",
-    description: str = "",
+    description: Annotated[str, Parameter(help="What it is for, in words for people.")] = "",
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -55,7 +55,13 @@ def show_all(*, config: ConfigFile = None, json: Json = False) -> None:
         print_rows(rows, columns, none="No keys yet: pigeonry key create")
 
 
-def delete(key_id: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
+def delete(
+    key_id: Annotated[str, Parameter(help="The id that `key list` shows.")],
+    /,
+    *,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
     """Revoke an API key; every worker refuses it within seconds."""
 
     async def work() -> None:

@@ -21,8 +21,11 @@ __all__ = ["add", "delete", "show_all"]
 _PASSWORD_HELP = "File with the password, one line; `-` reads standard input. Left out: a fresh one is made and shown."  # noqa: S105
 
 
+Login = Annotated[str, Parameter(help="An address of a sending domain.")]
+
+
 def add(
-    login: str,
+    login: Login,
     /,
     *,
     password_file: Annotated[str, Parameter(help=_PASSWORD_HELP)] = "",
@@ -46,7 +49,12 @@ def add(
         sys.stderr.write(f"Password of {credential.login}. It is not shown again.\n")
 
 
-def show_all(*, domain: str = "", config: ConfigFile = None, json: Json = False) -> None:
+def show_all(
+    *,
+    domain: Annotated[str, Parameter(help="Only those of this domain.")] = "",
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
     """Print SMTP logins, without their passwords."""
 
     async def work() -> Sequence[SmtpCredential]:
@@ -60,7 +68,7 @@ def show_all(*, domain: str = "", config: ConfigFile = None, json: Json = False)
         print_rows(rows, ("login", "domain", "account"), none="No logins yet: pigeonry smtp-cred add ADDRESS")
 
 
-def delete(login: str, /, *, config: ConfigFile = None, json: Json = False) -> None:
+def delete(login: Login, /, *, config: ConfigFile = None, json: Json = False) -> None:
     """Delete an SMTP login."""
 
     async def work() -> None:
