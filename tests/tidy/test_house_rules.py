@@ -76,3 +76,23 @@ def test_each_decision_says_context_decision_alternatives_consequences() -> None
         text = page.read_text().lower()
         missing = [head for head in ("context", "decision", "alternatives", "consequences") if f"## {head}" not in text]
         assert missing == [], page.name
+
+
+def test_every_number_that_has_a_name_has_a_reason() -> None:
+    """A limit or a time says in a comment, on its lines or above them, or in a docstring below, why it is what it is."""
+    bounds = re.compile(r"(?:_MAX|_MIN|_S|_MS)$")
+    bare: list[str] = []
+    for path in _modules():
+        lines = path.read_text().splitlines()
+        body = ast.parse("\n".join(lines)).body
+        for node, after in zip(body, [*body[1:], None], strict=True):
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                continue
+            said = "#" in "".join(lines[node.lineno - 1 : node.end_lineno]) or lines[node.lineno - 2].startswith("#")
+            if bounds.search(node.target.id) and not said and not _is_text(after):
+                bare.append(f"{path.relative_to(ROOT)}:{node.target.id}")
+    assert bare == []
+
+
+def _is_text(node: ast.stmt | None) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

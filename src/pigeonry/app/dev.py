@@ -42,12 +42,12 @@ HOST: Final = "127.0.0.1"
 HTTP_PORT: Final = 8080
 SMTP_PORT: Final = 2525
 PORTS_TRIED: Final = 100  # from the usual one upwards
-SHARDS: Final = 4
+SHARDS: Final = 4  # as many as one worker needs
 PASSWORD: Final = "pigeonry"  # noqa: S105  # public, as is the key `dev`: the listeners are on loopback
 RETRY_S: Final = 2.0  # a person waits for it
-IN_DOUBT_S: Final = 5.0
+IN_DOUBT_S: Final = 5.0  # seconds; the same person, and no receiver that is slow to finish
 REPLY_S: Final = 10.0  # timeout@ is given up after this
-DRAIN_S: Final = 2.0
+DRAIN_S: Final = 2.0  # seconds; longer than a conversation with the sink, shorter than a second Ctrl-C
 
 
 def choose_sockets(*, http: str | None, smtp: str | None) -> Mapping[str, socket.socket]:

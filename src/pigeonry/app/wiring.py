@@ -80,7 +80,7 @@ CONTENT_OCTETS_MAX: Final = 128 * 1024 * 1024  # of messages between their accep
 EVENTS_OF_MAX: Final = 300  # events of one message shown in the inbox
 FOREVER_US: Final = 2**62
 RETIRE_S: Final = 3_600.0  # days are not over more often
-DAY_S: Final = 86_400.0
+DAY_S: Final = 86_400.0  # seconds of a day
 FORGETFUL: Final = "PIGEONRY_TESTING_DISK"  # "forgetful": a disk that forgets what was not synced, for drills
 
 

@@ -36,7 +36,7 @@ __all__ = ["SMTP_CREDENTIAL", "Logins"]
 SMTP_CREDENTIAL: Final = "smtp_credential"  # the kind in Identity
 SMTP_ROLE: Final = "sending"  # what a login may do: send for its domain, like a domain sending key
 RIGHT_KEPT_S: Final = 300.0  # a busy client pays for one verification in five minutes
-WRONG_KEPT_S: Final = 30.0
+WRONG_KEPT_S: Final = 30.0  # seconds; a client that repeats a wrong password costs one hash in this time
 KEPT_MAX: Final = 10_000  # of each sort, some 200 octets each
 _DECODER: Final = msgspec.json.Decoder(SmtpCredential)
 

@@ -26,9 +26,9 @@ __all__ = ["PASSWORD_OCTETS_MAX", "WAITING_MAX", "Passwords"]
 
 PASSWORD_OCTETS_MAX: Final = 1024  # a hash of anything longer would be a way to spend our CPU
 WAITING_MAX: Final = 50  # at 20 to 40 ms each, the last one waits for less than two seconds
-MEMORY_KIB: Final = 19_456
+MEMORY_KIB: Final = 19_456  # KiB for each hash
 PASSES: Final = 2
-_RETRY_AFTER_S: Final = 2.0
+_RETRY_AFTER_S: Final = 2.0  # seconds; as long as WAITING_MAX of them take
 
 
 class Passwords:

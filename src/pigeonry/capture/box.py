@@ -22,7 +22,7 @@ __all__ = ["MESSAGES_MAX", "OCTETS_MAX", "Box", "Captured"]
 MESSAGES_MAX: Final = 10_000  # what a person still scrolls through, with room
 OCTETS_MAX: Final = 512 * 1024 * 1024  # of all messages; a development machine's disk is not ours to fill
 TRIES_MAX: Final = 10_000  # first tries remembered for defer@; the oldest are forgotten
-_BUSY_MS: Final = 5_000
+_BUSY_MS: Final = 5_000  # milliseconds; a run that was killed may still be letting go of the file
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS message(

@@ -31,7 +31,7 @@ __all__ = ["CONTROL_PREFIX", "DEFAULTS", "Settings", "control_parameters", "read
 
 OPTIONS_OCTETS_MAX: Final = 16_384  # all o:, h:, v: and t: of a message, names and values
 TAGS_MAX: Final = 10  # what is beyond is dropped, as upstream
-TAG_CHARACTERS_MAX: Final = 128
+TAG_CHARACTERS_MAX: Final = 128  # what the messages API promises
 DELAY_S_MAX: Final = 7 * 86_400  # how far ahead a message may be scheduled
 EVENT_VARIABLES_OCTETS_MAX: Final = 4_096  # of user variables in an event; the header keeps them all
 CONTROL_PREFIX: Final = b"x-mailgun-"

@@ -184,7 +184,8 @@ class Courier:
         parts = self._parts
         started = parts.clock.monotonic()
         try:
-            message, stored = await parts.content.get(pending.message)
+            key = pending.message
+            message, stored = parts.content.kept(key) or await parts.content.get(key)
             outcome = await self._outcome(pending, message, stored, started)
         except NotFound:
             parts.settling.forget(pending.message, pending.serial)
@@ -303,7 +304,9 @@ class Courier:
                 prepared = self._prepared
                 assert prepared is not None, "what was begun was prepared"
             else:
-                prepared = await parts.preparing.ready(pending, message, octets, connection.capabilities)
+                prepared = parts.preparing.at_once(pending, message, octets, connection.capabilities)
+                if prepared is None:
+                    prepared = await parts.preparing.ready(pending, message, octets, connection.capabilities)
                 refused = classify.obstacle(
                     connection.capabilities, prepared.transaction, Attempt(mx_host=opened.host.name)
                 )

@@ -1,6 +1,6 @@
 """The durability drill: load by SMTP and HTTP while workers, supervisor and power die at random instants.
 
-Bars (drills.md): nothing acknowledged is lost, each acknowledged recipient has exactly one final event, a receiver gets
+Bars: nothing acknowledged is lost, each acknowledged recipient has exactly one final event, a receiver gets
 a second copy only where an attempt was in doubt, and each of those is flagged. What was refused is not delivered.
 """
 
@@ -24,10 +24,10 @@ __all__ = ["Plan", "durability"]
 
 DOMAIN: Final = "sender.test"
 RECEIVER_DOMAIN: Final = "dest.test"
-IN_DOUBT_S: Final = 5.0
+IN_DOUBT_S: Final = 5.0  # seconds; hundreds of doubts are cleared within the drill
 QUIET_S: Final = 3 * IN_DOUBT_S  # no arrival for so long after the last retry could have been: all is settled
-SETTLED_S: Final = 900.0
-PROGRESS_S: Final = 15.0
+SETTLED_S: Final = 900.0  # seconds for the queue to empty after the last kill
+PROGRESS_S: Final = 15.0  # seconds between two lines for who watches
 
 CONFIG: Final = """
 [node]

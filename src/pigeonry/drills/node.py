@@ -17,8 +17,8 @@ from pigeonry.ports.environment import Clock
 __all__ = ["Node", "free_port"]
 
 READY_S: Final = 30.0  # a node that is not ready by then has failed the drill
-PROBE_S: Final = 0.02
-STOP_S: Final = 60.0
+PROBE_S: Final = 0.02  # seconds between two questions whether it is ready
+STOP_S: Final = 60.0  # seconds; twice what a drain may take by default
 
 
 def free_port() -> int:

@@ -25,7 +25,7 @@ ROUND_S: Final = 0.2  # between two looks at the log; an index may lag 1 s
 BUSY_ROUND_S: Final = 0.4  # the same when there is much: larger batches cost a third less an event
 BUSY: Final = 100  # events in a round that are much
 FAULT_PAUSE_S: Final = 1.0  # after a sink or a log that could not
-FAULT_PAUSE_S_MAX: Final = 30.0
+FAULT_PAUSE_S_MAX: Final = 30.0  # seconds; a sink that works again is used within half a minute
 
 
 class Sink(Protocol):

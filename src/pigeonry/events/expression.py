@@ -26,7 +26,7 @@ from pigeonry.ports.event_index import Term
 __all__ = ["parse", "show"]
 
 EXPRESSION_CHARACTERS_MAX: Final = 2_048  # longer than any a person writes; Ghost's longest has 70
-TERMS_MAX: Final = 64
+TERMS_MAX: Final = 64  # each is a condition of its own in the index
 DEPTH_MAX: Final = 16  # of parentheses and NOT
 _TOKEN: Final = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([()])|([<>])|((?:[^\s"()<>])+))')
 _TEXT_TOKEN: Final = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([()])|((?!))|((?:[^\s"()])+))')  # < and > are letters

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "EventPage", "EventSearch", "Question"]
 
 LIMIT_DEFAULT: Final = 100
-LIMIT_MAX: Final = 300
+LIMIT_MAX: Final = 300  # what the events API promises
 FILTERS_MAX: Final = 32  # parameters of one question that are filters
 FILTER_CHARACTERS_MAX: Final = 4096  # in all of them: with them, a token fits into any client's URLs
 ENOUGH_S: Final = 0.5  # after which what was found is a page, also when it is not full

@@ -27,7 +27,7 @@ stand exactly where their timestamps say."""
 OWNER_SILENT_S: Final = 10.0
 """After so long without a sign of its owner a shard does not hold the others back: twice what the supervisor takes
 to kill a worker whose loop stands still."""
-_FRESH_S: Final = OWNER_SILENT_S / 2
+_FRESH_S: Final = OWNER_SILENT_S / 2  # seconds; twice in the time after which an owner counts as silent
 _HISTORY_US: Final = 60 * 1_000_000  # twice the longest that a door waits for a commit
 
 

@@ -29,7 +29,7 @@ __all__ = ["Idempotency", "Reservation", "fingerprint", "scope_of"]
 
 KEPT_S: Final = 86_400.0  # how long an answer is repeated
 LEASE_S: Final = 60.0  # longer than any request may take; a crashed worker's key is free again after it
-KEY_OCTETS_MAX: Final = 255
+KEY_OCTETS_MAX: Final = 255  # a UUID has 36; several of them together still fit
 
 
 class Reservation:

@@ -14,9 +14,9 @@ __all__ = ["Clients", "client_of"]
 
 ENTRIES_MAX: Final = 10_000  # of each table, some 150 octets each
 FAILED_LOGINS_MAX: Final = 20  # from one client in a window; then it is turned away
-FAILED_LOGINS_WINDOW_S: Final = 900.0
+FAILED_LOGINS_WINDOW_S: Final = 900.0  # seconds; who mistyped a password can try again after a break
 FAILED_LOGIN_DELAY_S: Final = 0.5  # after the first failure; doubled by each one after it
-FAILED_LOGIN_DELAY_S_MAX: Final = 8.0
+FAILED_LOGIN_DELAY_S_MAX: Final = 8.0  # seconds; guessing is hopeless, and no client gives up waiting
 
 
 def client_of(address: str) -> str:

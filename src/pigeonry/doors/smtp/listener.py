@@ -35,7 +35,7 @@ __all__ = ["Accept", "Counts", "SmtpDoor"]
 
 SWEEP_S: Final = 1.0  # between two looks at the time of all connections
 DRAIN_S_MAX: Final = 60.0  # for clients in the middle of a text; then they are cut, and nothing was acknowledged
-DRAIN_STEP_S: Final = 0.05
+DRAIN_STEP_S: Final = 0.05  # seconds between two looks at what is still under way
 
 
 class Accept(Protocol):

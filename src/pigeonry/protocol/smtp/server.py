@@ -78,7 +78,7 @@ MAIL_LINE_OCTETS_MAX: Final = 512 + 26 + 17 + 10 + 107 + 500  # SIZE, BODY, SMTP
 RCPT_LINE_OCTETS_MAX: Final = 512 + 10 + 528  # RFC 6531 section 3.4 and RFC 3461 section 4 (NOTIFY, ORCPT)
 AUTH_LINE_OCTETS_MAX: Final = 12_288  # RFC 4954 section 4
 
-_LINE_MAX: Final = {b"MAIL": MAIL_LINE_OCTETS_MAX, b"RCPT": RCPT_LINE_OCTETS_MAX, b"AUTH": AUTH_LINE_OCTETS_MAX}
+_LINE_OCTETS_OF: Final = {b"MAIL": MAIL_LINE_OCTETS_MAX, b"RCPT": RCPT_LINE_OCTETS_MAX, b"AUTH": AUTH_LINE_OCTETS_MAX}
 _ALONE: Final = re.compile(rb"[\r\n\x00]")  # what no line may hold
 _OTHER_PROTOCOLS: Final = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH"})
 
@@ -332,7 +332,7 @@ class SmtpServer:
     def _line_max(self, start: bytes) -> int:
         if self.state == _CHALLENGE:
             return AUTH_LINE_OCTETS_MAX
-        return _LINE_MAX.get(start, LINE_OCTETS_MAX)
+        return _LINE_OCTETS_OF.get(start, LINE_OCTETS_MAX)
 
     def _read_line(self, line: bytes) -> Event | None:
         if self._skipping or (len(line) > LINE_OCTETS_MAX - 2 and len(line) > self._line_max(line[:4].upper()) - 2):

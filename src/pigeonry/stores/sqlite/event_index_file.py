@@ -43,7 +43,7 @@ _PAGE_OCTETS: Final = 8192  # an event has 0.8 to 1.2 KiB: measured 15 % smaller
 _CACHE_KIB: Final = 4096  # for the file being written; a node of many shards has many of them
 _WAL_PAGES: Final = 4000  # 32 MiB before it is copied back: hot pages are copied once for many batches
 _MERGE_SEGMENTS: Final = 8  # FTS5's automerge: fewer merges while writing, eight runs at most to look into
-_READER_TIMEOUT_MS: Final = 1000
+_READER_TIMEOUT_MS: Final = 1000  # milliseconds; the writer holds the file for a batch, never that long
 KINDS: Final = (
     "accepted",
     "rejected",

@@ -46,8 +46,8 @@ PAGE_S: Final = 0.2  # a snapshot held longer keeps the WAL from starting over
 _READERS_MAX: Final = 128  # open files: 8 shards for 16 days
 _LOOK_AT_CLOCK: Final = 64  # rows between two looks: 0.5 ms
 _WINDOW_ROWS: Final = 200_000  # rows of other kinds that SQLite may skip in one step: 20 ms
-_SHARD_MAX: Final = 1 << 16
-_SEQ_MAX: Final = 1 << 62
+_SHARD_MAX: Final = 1 << 16  # beyond the shards that a message key can name
+_SEQ_MAX: Final = 1 << 62  # beyond every seq, and an integer to SQLite
 _UNREADABLE: Final = "The search index cannot be read just now."
 
 Row = tuple[int, int, int, bytes]

@@ -32,7 +32,7 @@ __all__ = ["DAMAGED", "Entry", "ShardIndex", "beacon_path", "day_path", "days_in
 
 DAMAGED: Final = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
 _EPOCH: Final = dt.date(1970, 1, 1)
-_LOOK_FOR_LOST_S: Final = 10.0
+_LOOK_FOR_LOST_S: Final = 10.0  # seconds between two looks for files that are gone
 
 Entry = tuple[int, "Prepared | None"]
 """A seq and what is indexed of its event; None where it was voided or is nothing we understand."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Janitor"]
 
 FINISH_AFTER_S: Final = 900.0  # A key given out before midnight is committed within its caller's deadline.
-_DAY_S: Final = 86400.0
+_DAY_S: Final = 86_400.0  # seconds of a day
 
 
 class _Broken(Exception):

@@ -27,8 +27,8 @@ __all__ = ["Layout", "NewerFormat", "StoreFile", "day_of", "establish"]
 
 FORMAT: Final = 1
 SHARDS_MAX: Final = 4096  # Two octets of a message key, less room to mark others.
-_STORE_OCTETS_MAX: Final = 4096
-_DAY_S: Final = 86400
+_STORE_OCTETS_MAX: Final = 4096  # of the file that says what store this is; it holds some dozens
+_DAY_S: Final = 86_400  # seconds of a day
 _EPOCH: Final = dt.date(1970, 1, 1)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from support.http_door import World
+from support.http_door import KEY, World
 
 
 async def test_the_root_is_the_text_by_which_clients_know_a_base_url(world: World) -> None:
@@ -30,3 +30,11 @@ async def test_another_method_is_a_405_in_json(world: World, method: str, resour
 
 async def test_head_and_options_are_answered_without_a_body(world: World) -> None:
     assert (await world.ask("OPTIONS", "/v3/example.org/messages", key=None)).status == 204
+
+
+async def test_a_cookie_says_nothing_and_none_is_set(world: World) -> None:
+    for cookie in (f"session={KEY}", f"key={KEY}; api={KEY}"):
+        answer = await world.ask("POST", "/v3/example.org/messages", key=None, headers={"cookie": cookie})
+        assert answer.status == 401
+        assert "set-cookie" not in answer.headers
+    assert "set-cookie" not in (await world.ask("GET", "/")).headers
