@@ -184,8 +184,7 @@ class Courier:
         parts = self._parts
         started = parts.clock.monotonic()
         try:
-            key = pending.message
-            message, stored = parts.content.kept(key) or await parts.content.get(key)
+            message, stored = await parts.content.get(pending.message)
             outcome = await self._outcome(pending, message, stored, started)
         except NotFound:
             parts.settling.forget(pending.message, pending.serial)
@@ -304,9 +303,7 @@ class Courier:
                 prepared = self._prepared
                 assert prepared is not None, "what was begun was prepared"
             else:
-                prepared = parts.preparing.at_once(pending, message, octets, connection.capabilities)
-                if prepared is None:
-                    prepared = await parts.preparing.ready(pending, message, octets, connection.capabilities)
+                prepared = await parts.preparing.ready(pending, message, octets, connection.capabilities)
                 refused = classify.obstacle(
                     connection.capabilities, prepared.transaction, Attempt(mx_host=opened.host.name)
                 )
