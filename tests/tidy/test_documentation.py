@@ -55,7 +55,7 @@ def test_every_invariant_names_a_test_that_holds_it() -> None:
     assert [name for name, piece in pieces.items() if "::test_" not in piece] == []
 
 
-def test_every_standard_that_the_code_cites_is_listed_with_its_status_and_none_besides() -> None:
+def test_every_standard_that_the_code_cites_is_listed_with_its_status() -> None:
     cited: set[int] = set()
     for path in SOURCE.rglob("*.py"):
         for first, more in _RFC.findall(path.read_text()):
@@ -67,7 +67,6 @@ def test_every_standard_that_the_code_cites_is_listed_with_its_status_and_none_b
     listed = [int(row[0]) for row in rows]
     assert listed == sorted(set(listed))
     assert cited - set(listed) == set()
-    assert set(listed) - cited == set()
 
 
 def _exists(path: str) -> bool:
