@@ -24,6 +24,7 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 
 from pigeonry.compose.form import Form, Upload
 from pigeonry.domain.errors import BadRequest, TooLarge
+from pigeonry.protocol.mime import charsets
 from pigeonry.protocol.mime.builder import BASE64_STRIDE, base64_lines, crlf_octets
 
 if TYPE_CHECKING:
@@ -315,6 +316,6 @@ def _name(given: str) -> str:
 
 def _text(name: str, octets: bytearray, charset: str) -> str:
     try:
-        return octets.decode(charset)
+        return charsets.decoded(octets, charset, errors="strict")
     except (LookupError, ValueError):
         raise BadRequest(f"Parameter {name} is not valid {charset[:40]!r} text.") from None

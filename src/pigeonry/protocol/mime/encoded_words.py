@@ -10,6 +10,8 @@ import binascii
 import re
 from typing import Final
 
+from pigeonry.protocol.mime import charsets
+
 __all__ = ["LINE_OCTETS_MAX", "LINE_OCTETS_WISHED", "decode", "encode", "fold", "words"]
 
 LINE_OCTETS_WISHED: Final = 78  # RFC 5322 section 2.1.1, SHOULD
@@ -105,6 +107,6 @@ def _octets(encoding: str, content: str) -> bytes | None:
 
 def _decoded(octets: bytes, charset: str) -> str:
     try:
-        return octets.decode(charset, "replace")
+        return charsets.decoded(octets, charset)
     except (LookupError, ValueError):
         return octets.decode("utf-8", "replace")

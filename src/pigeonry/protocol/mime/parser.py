@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from pigeonry.protocol.mime import headers
+from pigeonry.protocol.mime import charsets, headers
 from pigeonry.protocol.mime.encoded_words import decode
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def text(octets: bytes, part: Part) -> str:
     """The content of a text part, with LF line ends."""
     content = decoded(octets, part)
     try:
-        shown = content.decode(part.parameters.get("charset", "utf-8"), "replace")
+        shown = charsets.decoded(content, part.parameters.get("charset", "utf-8"))
     except (LookupError, ValueError):
         shown = content.decode("utf-8", "replace")
     return shown.replace("\r\n", "\n")
@@ -200,6 +200,6 @@ def _joined(values: list[tuple[int, bool, str]]) -> str:
         for extended, content in [(True, rest.partition("'")[2]), *[(e, c) for _, e, c in values[1:]]]
     )
     try:
-        return octets.decode(charset or "utf-8", "replace")
+        return charsets.decoded(octets, charset or "utf-8")
     except (LookupError, ValueError):
         return octets.decode("utf-8", "replace")
