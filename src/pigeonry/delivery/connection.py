@@ -135,8 +135,8 @@ class SmtpConnection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether another message can be begun on it."""
-        return self._client.idle and not self.ended
+        """Whether another message can be begun on it; not when one is that was then given up."""
+        return self._client.idle and not self.ended and self.begun is None
 
     @property
     def transport(self) -> asyncio.Transport:

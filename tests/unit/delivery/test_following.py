@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pigeonry.domain.errors import StoreBusy
+from pigeonry.domain.errors import NotFound, StoreBusy
 from pigeonry.domain.message import Options
 from pigeonry.domain.outcome import Deferred, Delivered, InDoubt, Refused
 
@@ -184,3 +184,18 @@ def test_nothing_follows_while_too_much_is_unsettled(stage):
     assert kinds(stage) == [Delivered, Delivered, Delivered]
     mails = [octets for octets in stage.written if octets.startswith(b"MAIL")]
     assert len(mails) == 2  # the third came after a wait, with no envelope out
+
+
+def test_message_that_is_gone_once_its_envelope_left_harms_no_other(stage):
+    found = stage.get
+
+    async def get(key):
+        if key.serial == 2:
+            raise NotFound("Message not found")
+        return await found(key)
+
+    stage.get = get
+    send(stage, {"RCPT": [..., b"550 5.1.1 unknown"]}, count=3)
+    assert stage.forgotten == [2]
+    assert kinds(stage) == [Delivered, Delivered]
+    assert len(stage.servers) == 2
