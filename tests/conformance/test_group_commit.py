@@ -63,9 +63,9 @@ async def test_what_comes_while_a_group_is_written_goes_together_into_the_next(
     store: SqliteStore, disk: FaultyDisk, lanes: InlineLanes
 ) -> None:
     lanes.gate.clear()
-    first = asyncio.create_task(store.commit(letter(store, "b@y.test"), deadline=SOON))
+    first = asyncio.ensure_future(store.commit(letter(store, "b@y.test"), deadline=SOON))
     await turns()
-    others = [asyncio.create_task(store.commit(letter(store, f"{n}@y.test"), deadline=SOON)) for n in range(50)]
+    others = [asyncio.ensure_future(store.commit(letter(store, f"{n}@y.test"), deadline=SOON)) for n in range(50)]
     await turns()
     syncs = 0
     sync = disk.sync
@@ -85,10 +85,10 @@ async def test_who_is_late_while_waiting_is_told_so_and_nothing_is_stored(
     store: SqliteStore, clock: SetClock, lanes: InlineLanes
 ) -> None:
     lanes.gate.clear()
-    first = asyncio.create_task(store.commit(letter(store, "b@y.test"), deadline=SOON))
+    first = asyncio.ensure_future(store.commit(letter(store, "b@y.test"), deadline=SOON))
     await turns()
     late = letter(store, "late@y.test")
-    second = asyncio.create_task(store.commit(late, deadline=clock.time + 5.0))
+    second = asyncio.ensure_future(store.commit(late, deadline=clock.time + 5.0))
     await turns()
     clock.time += 5.0
     with pytest.raises(StoreBusy):
@@ -106,7 +106,7 @@ async def test_who_is_late_while_it_is_written_is_in_doubt_and_voided_before_any
     await store.commit(letter(store, "before@y.test"), deadline=SOON)
     lanes.gate.clear()
     doubtful = letter(store, "doubt@y.test", scope=b"s" * 32)
-    task = asyncio.create_task(store.commit(doubtful, deadline=clock.time + 5.0))
+    task = asyncio.ensure_future(store.commit(doubtful, deadline=clock.time + 5.0))
     await turns()
     clock.time += 5.0
     with pytest.raises(StoreInDoubt):
@@ -134,7 +134,7 @@ async def test_a_caller_that_is_cancelled_while_it_is_written_has_its_message_vo
     store: SqliteStore, lanes: InlineLanes
 ) -> None:
     lanes.gate.clear()
-    task = asyncio.create_task(store.commit(letter(store, "gone@y.test"), deadline=SOON))
+    task = asyncio.ensure_future(store.commit(letter(store, "gone@y.test"), deadline=SOON))
     await turns()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -211,11 +211,11 @@ async def test_a_backlog_over_its_bound_is_refused(disk: FaultyDisk, clock: SetC
     limits = Limits(backlog_transitions_max=4, backlog_octets_max=100, free_octets_min=0)
     async with serving(disk, clock, limits=limits, lanes=lanes) as store:
         lanes.gate.clear()
-        tasks = [asyncio.create_task(store.commit(letter(store, "f@y.test", body=b"x" * 10), deadline=SOON))]
+        tasks = [asyncio.ensure_future(store.commit(letter(store, "f@y.test", body=b"x" * 10), deadline=SOON))]
         await turns()
         assert store.reason_to_shed() is None
         tasks += [
-            asyncio.create_task(store.commit(letter(store, f"{n}@y.test", body=b"x" * 30), deadline=SOON))
+            asyncio.ensure_future(store.commit(letter(store, f"{n}@y.test", body=b"x" * 30), deadline=SOON))
             for n in range(4)
         ]
         await turns()

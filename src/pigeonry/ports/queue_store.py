@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from pigeonry.domain.message import (
         IdempotencyRecord,
@@ -59,8 +59,8 @@ class QueueStore(Protocol):
         """
         ...
 
-    async def commit(self, transition: Transition, *, deadline: float) -> None:
-        """Make one transition durable, as one atomic write.
+    def commit(self, transition: Transition, *, deadline: float) -> Awaitable[None]:
+        """Make one transition durable, as one atomic write. It is handed over by the call, and awaited once.
 
         Args:
             deadline: Monotonic time by which the caller must have its answer.

@@ -194,9 +194,9 @@ class SqliteStore:
         """A key in the shard that accepts."""
         return self._accepting_shard().allocate(recipients)
 
-    async def commit(self, transition: Transition, *, deadline: float) -> None:
+    def commit(self, transition: Transition, *, deadline: float) -> asyncio.Future[None]:
         """Make one transition durable."""
-        await self._writer.commit(transition, deadline=deadline)
+        return self._writer.commit(transition, deadline=deadline)
 
     async def due(self, *, after: DueMark, until: float, limit: int) -> Sequence[Pending]:
         """Pending recipients in the order of (due, shard, serial)."""

@@ -33,21 +33,20 @@ if TYPE_CHECKING:
 __all__ = ["GroupWriter"]
 
 _GRAIN_S: Final = 0.02  # Deadlines are looked at this often; an answer may be early by as much, and is never late.
+_GATHER_S: Final = 0.01  # How long a group may grow at most: what the first in it waits longer.
 _VOID_RETRY_S: Final = 0.1  # How long a void that could not be written waits before it is tried again.
 
 
 class _Waiting:
     """A transition on its way."""
 
-    __slots__ = ("abandoned", "deadline", "flying", "future", "octets", "transition")
+    __slots__ = ("deadline", "future", "octets", "transition")
 
     def __init__(self, transition: Transition, *, deadline: float, future: asyncio.Future[None] | None) -> None:
         self.transition = transition
         self.deadline = deadline
         self.future = future
         self.octets = len(transition.body) if type(transition) is Accept and type(transition.body) is bytes else 0
-        self.flying = False
-        self.abandoned = False
 
 
 class _Part:
@@ -108,20 +107,17 @@ class GroupWriter:
         self.broken = asyncio.Event()
         self.in_doubt: list[MessageKey] = []
 
-    async def commit(self, transition: Transition, *, deadline: float) -> None:
-        """See ``ports.queue_store.QueueStore.commit``."""
+    def commit(self, transition: Transition, *, deadline: float) -> asyncio.Future[None]:
+        """See ``ports.queue_store.QueueStore.commit``. Whoever is cancelled while he waits cancels the future."""
         now = self._clock.monotonic()
         self._admit(transition, late=deadline <= now, now=now)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         item = _Waiting(transition, deadline=deadline, future=future)
         self._waiting.append(item)
         self._octets += item.octets
-        self._wake.set()
-        try:
-            await future
-        except asyncio.CancelledError:
-            item.abandoned = True
-            raise
+        if not self._wake.is_set():
+            self._wake.set()
+        return future
 
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
@@ -141,6 +137,7 @@ class GroupWriter:
             if not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
+            await self._gather_more()
             async with self.turn:
                 with contextlib.suppress(apsw.Error, OSError):  # A day that cannot begin: the old one goes on.
                     await self._new_day()
@@ -183,6 +180,18 @@ class GroupWriter:
         if full or len(self._waiting) >= limits.backlog_transitions_max or self._octets >= limits.backlog_octets_max:
             raise StoreBusy("The queue has no room just now.", retry_after_s=limits.full_retry_s)
 
+    async def _gather_more(self) -> None:
+        """Let a group grow while turns of the loop bring more: what each group costs is shared by all in it.
+
+        Nothing waits for nothing: the first turn that brings no transition ends it.
+        """
+        waiting, most = self._waiting, self._limits.group_transitions_max
+        until = self._clock.monotonic() + _GATHER_S
+        seen = 0
+        while seen < len(waiting) < most and self._clock.monotonic() < until:
+            seen = len(waiting)
+            await self._clock.sleep(0.0)
+
     def _gather(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         waiting, most = self._waiting, self._limits.group_transitions_max
@@ -191,7 +200,6 @@ class GroupWriter:
             self._octets -= item.octets
             if item.future is not None and item.future.done():
                 continue  # Withdrawn, and told so.
-            item.flying = True
             batch.append(item)
         return batch
 
@@ -298,7 +306,7 @@ class GroupWriter:
         transition, future, shard = item.transition, item.future, part.shard
         if type(transition) is Accept:
             key = transition.message.key
-            if item.abandoned or (future is not None and future.done()):
+            if future is not None and future.done():
                 shard.doubts[key.serial] = part.seq_before
                 self.in_doubt.append(key)
                 self._void_first(Void(key, len(transition.recipients)))
