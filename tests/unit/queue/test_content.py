@@ -37,6 +37,16 @@ async def test_what_was_put_is_got_without_the_store_until_its_last_use() -> Non
         await cache.get(one.key)
 
 
+async def test_what_is_kept_is_had_without_waiting_and_nothing_is_read_for_it() -> None:
+    store = ModelStore()
+    cache = ContentCache(store, SIZE * 10)
+    one = message(1)
+    cache.put(one, BODY, uses=1)
+    assert cache.kept(one.key) == (one, BODY)
+    assert cache.kept(message(2).key) is None
+    assert store.reads == 0
+
+
 async def test_the_least_recently_used_makes_room() -> None:
     store = ModelStore()
     cache = ContentCache(store, SIZE * 8)
