@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
+from pigeonry.app.http_bounds import BoundedHttp
 from pigeonry.app.sockets import BACKLOG
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
 __all__ = ["HttpServer"]
+
+_TICKS_OF_SWEEP: Final = 10  # uvicorn ticks ten times a second
 
 
 class _Quiet(uvicorn.Server):
@@ -36,6 +39,14 @@ class _Quiet(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.opened.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_OF_SWEEP == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, BoundedHttp):
+                    connection.check_time(now)
+        return await super().on_tick(counter)
 
 
 class HttpServer:
@@ -65,7 +76,7 @@ class HttpServer:
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=BoundedHttp,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",

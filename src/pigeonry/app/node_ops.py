@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeOps"]
 
+CONNECTIONS_MAX: Final = 64  # probes and scrapers; over it they are answered 503
 GATHER_S: Final = 2.0  # a worker that takes longer is left out of this scrape; its absence is counted
 
 
@@ -39,7 +40,7 @@ class NodeOps:
         if not self._sockets:
             return
         door = OpsDoor(readiness=self._supervisor.readiness, metrics=self._metrics)
-        await HttpServer(door, self._sockets, drain_s=1.0).run()
+        await HttpServer(door, self._sockets, connections_max=CONNECTIONS_MAX, drain_s=1.0).run()
 
     async def _metrics(self) -> bytes:
         _, facts = self._supervisor.readiness()

@@ -1,0 +1,110 @@
+"""What one HTTP connection may cost: octets of a head and of a request, requests waiting, time for each, connections.
+
+uvicorn bounds how many requests are worked on, and how long an answered connection is kept. It has no bound for a
+client that never ends its head, sends a body nobody reads, writes requests faster than they are answered, or does not
+read its answers. Those are here: counted as octets arrive, and judged by one sweep a second over all connections.
+
+Standards: RFC 9110 section 15.5.22, RFC 6585 section 5 (431), RFC 9112 section 9.3.2 (pipelining), section 7.1.2
+(trailers, which are read over).
+Trust: the peer may be anyone; nothing here waits for a login.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["BoundedHttp"]
+
+HEAD_OCTETS_MAX: Final = 65_536  # request line and headers, to the next read; our own clients send under 2 KB
+REQUEST_OCTETS_MAX: Final = 67_108_864  # 64 MiB: the largest form is 26 MiB, twice that when it is badly chunked
+HEAD_S: Final = 20.0  # from the connection, or the first octet of a further request, to the end of the head
+BODY_S: Final = 90.0  # for the body; the messages API gives up before, with an answer
+UNREAD_S: Final = 60.0  # for a peer to read on when its answer fills the buffers, or to take the end of it
+PIPELINED_MAX: Final = 32  # requests that wait behind the one being answered; each costs some 3 KB
+SPARE_CONNECTIONS: Final = 256  # over those that are served, which get a 503 to read; more are closed unread
+
+_HEAD_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+)
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol with bounds. ``check_time`` is to be called about once a second."""
+
+    _until = math.inf  # by when what is being received must be there
+    _unread_until = math.inf  # by when the peer must have read on
+    _octets = 0  # of the request being received
+    _in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, or close it when there are too many."""
+        super().connection_made(transport)
+        self._until = self.loop.time() + HEAD_S
+        limit = self.limit_concurrency
+        if limit is not None and len(self.connections) > limit + SPARE_CONNECTIONS:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take octets, and end a request that has too many."""
+        self._octets += len(data)
+        super().data_received(data)
+        if self._in_head:
+            if self._octets > HEAD_OCTETS_MAX:
+                self._refuse_head()
+        elif self._octets > REQUEST_OCTETS_MAX:
+            self.transport.abort()
+
+    def check_time(self, now: float) -> None:
+        """Cut the connection if it is overdue; ``now`` by the loop's clock."""
+        if now >= self._until or now >= self._unread_until:
+            self.transport.abort()
+        elif self._unread_until == math.inf and self.transport.is_closing():
+            self._unread_until = now + UNREAD_S
+
+    def pause_writing(self) -> None:
+        """The peer does not read."""
+        self._unread_until = self.loop.time() + UNREAD_S
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The peer has read."""
+        self._unread_until = math.inf
+        super().resume_writing()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._octets = 0
+        self._in_head = True
+        self._until = self.loop.time() + HEAD_S
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its head is there. Trailers must not join the headers, which are being read already."""
+        self._in_head = False
+        self._until = self.loop.time() + BODY_S
+        super().on_headers_complete()
+        self.headers = []
+        if len(self.pipeline) > PIPELINED_MAX:
+            raise _TooManyRequests
+
+    def on_message_complete(self) -> None:
+        """All of it is there."""
+        self._until = math.inf
+        self._octets = 0
+        super().on_message_complete()
+
+    def _refuse_head(self) -> None:
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete:
+            self.transport.write(_HEAD_TOO_LARGE)
+        self.transport.close()
+
+
+class _TooManyRequests(Exception):
+    """Makes the parser stop; the peer is answered 400."""
