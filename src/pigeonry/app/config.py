@@ -245,6 +245,7 @@ def _judge(settings: Settings, problems: list[str]) -> None:
     attempt("smtp.trusted_networks", _trusted, *settings.smtp.trusted_networks)
     _judge_trust(settings, problems)
     attempt("delivery.route", smarthost_of, settings.delivery.route)
+    attempt("delivery.private_networks", ipaddress.ip_network, *settings.delivery.private_networks)
     attempt("dns.nameservers", _nameserver, *settings.dns.nameservers)
     tls = settings.tls
     if bool(tls.cert) != bool(tls.key):

@@ -162,6 +162,14 @@ class DeliverySettings(_Section, frozen=True):
             "this host.",
         ),
     ] = "mx"
+    private_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=64,
+            description="Networks (CIDR) that MX records may lead to although they are not public, such as "
+            "`10.0.0.0/8`. Empty by default: anyone's DNS could name a host inside. A smarthost may be anywhere.",
+        ),
+    ] = ()
     connections_per_site_max: Annotated[
         int,
         Meta(ge=1, le=1000, description="Most connections of one worker to one site (all domains with the same MX)."),

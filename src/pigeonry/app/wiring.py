@@ -29,6 +29,7 @@ from pigeonry.delivery.connection import Timeouts
 from pigeonry.delivery.dispatcher import Dispatcher
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.reach import Reach
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
 from pigeonry.domain.errors import Fault
 from pigeonry.doors.http.app import HttpDoor
@@ -296,7 +297,12 @@ class Wiring:
             store=self._store,
             router=SmarthostRouter(*smarthost) if smarthost else MxRouter(resolver, clock=clock, dice=dice),
             opener=Opener(
-                resolver=resolver, dialer=TcpDialer(), clock=clock, hostname=self._hostname, timeouts=timeouts
+                resolver=resolver,
+                dialer=TcpDialer(),
+                clock=clock,
+                hostname=self._hostname,
+                timeouts=timeouts,
+                reach=Reach(delivery.private_networks),
             ),
             settlement=self._settlement(),
             signers=self._domains.signers,

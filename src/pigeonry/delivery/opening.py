@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -23,6 +23,7 @@ import msgspec
 
 from pigeonry.delivery.classify import UNRESOLVED, session_refused, unreachable
 from pigeonry.delivery.connection import SmtpConnection, Timeouts
+from pigeonry.delivery.reach import everywhere
 from pigeonry.domain.outcome import Attempt, Deferred
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.domain.route import Host, Route
@@ -97,12 +98,21 @@ class Opener:
         resolver, dialer, clock: The network and time.
         hostname: Our name for EHLO.
         timeouts: For connecting, TLS and every phase of the session.
+        reach: Whether an address that DNS named may be connected to.
     """
 
     def __init__(
-        self, *, resolver: Resolver, dialer: Dialer, clock: Clock, hostname: str, timeouts: Timeouts | None = None
+        self,
+        *,
+        resolver: Resolver,
+        dialer: Dialer,
+        clock: Clock,
+        hostname: str,
+        timeouts: Timeouts | None = None,
+        reach: Callable[[str], bool] = everywhere,
     ) -> None:
         self._resolver = resolver
+        self._reach = reach
         self._dialer = dialer
         self._clock = clock
         self._hostname = hostname
@@ -124,7 +134,7 @@ class Opener:
         for index in range(first, len(route.hosts)):
             host = route.hosts[index]
             try:
-                addresses = await self._addresses(host, source)
+                addresses = await self._addresses(host, source, chosen=route.smarthost)
             except _NoSession as none:
                 failure = _better(failure, none.outcome)
                 continue
@@ -136,7 +146,8 @@ class Opener:
                     failure = _better(failure, none.outcome)
         return failure or unreachable(Attempt(), "No host of the domain is left to try.")
 
-    async def _addresses(self, host: Host, source: str) -> Sequence[str]:
+    async def _addresses(self, host: Host, source: str, *, chosen: bool) -> Sequence[str]:
+        """Where to connect to; ``chosen`` by configuration, or by DNS."""
         attempt = Attempt(mx_host=host.name)
         try:
             addresses = await self._resolver.addresses(host.name)
@@ -149,6 +160,10 @@ class Opener:
             addresses = [address for address in addresses if (":" in address) == (":" in source)]
         if not addresses:
             raise _NoSession(Deferred(attempt, UNRESOLVED, description="The host has no address we can reach."))
+        if not chosen:
+            addresses = [address for address in addresses if self._reach(address)]
+            if not addresses:
+                raise _NoSession(unreachable(attempt, "The host has no public address."))
         return addresses
 
     async def _session(self, host: Host, address: str, source: str, demand: TlsDemand) -> SmtpConnection:

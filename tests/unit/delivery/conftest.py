@@ -15,6 +15,7 @@ from pigeonry.delivery.connection import Timeouts
 from pigeonry.delivery.dispatcher import Dispatcher
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.reach import everywhere
 from pigeonry.delivery.routing import MxRouter, Router
 from pigeonry.domain.event import EventMessage, MessageHeaders
 from pigeonry.domain.message import DotSent, Message, MessageKey, Pending, RecipientView, Settle
@@ -219,6 +220,7 @@ class Stage:
         self.paused = False
         self.points: dict[str, list[asyncio.Event]] = {}
         self.settle_s = 0.05
+        self.reach: Callable[[str], bool] = everywhere
         self.count = 0
         self.router: Router = MxRouter(self.names, clock=self.clock, dice=self.dice)
         self.signers: tuple[Any, ...] = ()
@@ -316,7 +318,12 @@ class Stage:
 
     def opener(self) -> Opener:
         return Opener(
-            resolver=self.names, dialer=self.dialer, clock=self.clock, hostname="me.test", timeouts=Timeouts()
+            resolver=self.names,
+            dialer=self.dialer,
+            clock=self.clock,
+            hostname="me.test",
+            timeouts=Timeouts(),
+            reach=self.reach,
         )
 
     def dispatcher(self, **limits: Any) -> Dispatcher:
