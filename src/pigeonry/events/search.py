@@ -103,13 +103,19 @@ class EventSearch:
         """
         return self._signer.question(token, domain=domain)
 
-    async def page(self, question: Question) -> EventPage:
+    async def page(self, question: Question, *, since_us: int = 0) -> EventPage:
         """The page that a question or a token asks for.
+
+        Args:
+            question: What ``question`` or ``read_token`` gave.
+            since_us: Nothing before this is shown; microseconds since the Unix epoch.
 
         Raises:
             BadRequest: The filter matches nothing in more events than can be looked at.
             StoreBusy: The index cannot be read just now.
         """
+        if question.begin_us < since_us:
+            question = msgspec.structs.replace(question, begin_us=since_us)
         watermark = await self._index.watermark()
         shown_us = min(question.end_us, int(watermark * 1e6))
         items, upto = await self._look(question, shown_us)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from pigeonry.domain.tenant import SendingDomain
     from pigeonry.events.search import EventPage, EventSearch
 
 __all__ = ["routes"]
@@ -34,14 +35,19 @@ def routes(search: EventSearch) -> list[Route]:
         query = request.query_params
         parameters = {name: query.getlist(name) for name in query}
         question = search.question(domain.name, parameters)
-        return _answer(request, domain.name, await search.page(question))
+        return _answer(request, domain.name, await search.page(question, since_us=_since_us(domain)))
 
     async def further(request: Request) -> Response:
         domain = own_domain(request, request.path_params["domain"])
         question = search.read_token(domain.name, request.path_params["token"])
-        return _answer(request, domain.name, await search.page(question))
+        return _answer(request, domain.name, await search.page(question, since_us=_since_us(domain)))
 
     return [Route("/v3/{domain}/events", first), Route("/v3/{domain}/events/{token}", further)]
+
+
+def _since_us(domain: SendingDomain) -> int:
+    """Before it was made the domain may have been somebody else's."""
+    return int(domain.created_at * 1e6)
 
 
 def _answer(request: Request, domain: str, page: EventPage) -> Response:

@@ -106,7 +106,8 @@ class _Endpoint:
         domain = own_domain(request, request.path_params["domain"])
         key = MessageKey.parse(request.path_params["key"])
         message = await self._store.message(key)
-        if message is None or message.domain != domain.name:
+        # The account as well: the domain may have been somebody else's when the message came.
+        if message is None or message.domain != domain.name or message.account != domain.account:
             raise NotFound("Message not found")
         octets = await self._store.body(key)
         if octets is None:
