@@ -29,6 +29,7 @@ __all__ = ["RECIPIENTS_MAX", "batch_recipients", "parse_addresses", "read_variab
 RECIPIENTS_MAX: Final = 1_000  # of one call, copies of a batch counted one by one
 ADDRESSES_OCTETS_MAX: Final = 1_048_576  # of one parameter: a thousand long names and addresses
 VARIABLES_OCTETS_MAX: Final = 8_388_608  # of recipient-variables: 8 KB for each of a thousand
+KEPT_OCTETS_MAX: Final = 16_777_216  # of variables kept with recipients: copies have those of their recipient again
 _OBJECT: Final = msgspec.json.Decoder(dict[str, dict[str, Any]])
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -107,16 +108,21 @@ def batch_recipients(
         due: When to deliver.
 
     Raises:
-        BadRequest: They are more than a thousand.
+        BadRequest: They are more than a thousand, or what is to be kept with them is too large.
     """
     _bound(len(to) * (1 + len(copies)))
     recipients: list[NewRecipient] = []
+    kept = 0
     for address in to:
         given = variables.get(address.mailbox.lower(), {})
         values = {key: _text(given[key]) for key in keys if key in given}
         if address.display:
             values[NAME_KEY] = address.display
-        recipients.append(NewRecipient(address.mailbox, due, _ENCODER.encode(values)))
+        encoded = _ENCODER.encode(values)
+        kept += len(encoded) * (1 + len(copies))
+        if kept > KEPT_OCTETS_MAX:
+            raise BadRequest("recipient-variables of all recipients and copies together are larger than 16 MiB.")
+        recipients.append(NewRecipient(address.mailbox, due, encoded))
         if copies:
             values[TO_KEY] = address.mailbox
             encoded = _ENCODER.encode(values)

@@ -69,6 +69,9 @@ JSON_HEADER: Final = 6
 """A header that holds JSON: values are escaped as its strings ask."""
 
 RENDERED_OCTETS_MAX: Final = 26_214_400  # of all slots together, before encoding: a message's own limit
+HEADS_OCTETS_MAX: Final = 131_072  # of one recipient's headers with placeholders: what a header section may have
+CHECKED_OCTETS_MAX: Final = 16_777_216  # of all recipients' such headers, which are all made before the answer: 0.2 s
+PLACEHOLDERS_MAX: Final = 1_000  # different ones; each is looked up for each of a thousand recipients
 NAME_KEY: Final = "%name%"  # in a recipient's variables: its display name; no placeholder can spell a "%"
 TO_KEY: Final = "%to%"  # in a copy's variables: whose copy it is
 
@@ -142,17 +145,17 @@ class Checker:
 
     Args:
         pieces: The message.
+
+    Raises:
+        BadRequest: There are more than a thousand different placeholders.
     """
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         slots = [piece for piece in pieces if isinstance(piece, Slot)]
         self._headers = [slot for slot in slots if slot.kind in (HEADER, ADDRESSES, JSON_HEADER)]
-        self._counts: dict[str, int] = {}
-        self._source = 0
-        for slot in slots:
-            self._source += len(slot.source)
-            for found in _PLACEHOLDER.finditer(slot.source):
-                self._counts[found[0]] = self._counts.get(found[0], 0) + 1
+        self._source, self._counts = _measured(slots)
+        self._head_source, self._head_counts = _measured(self._headers)
+        self._checked = 0
         self._keys = frozenset(found[11:-1] for found in self._counts if found.startswith("%recipient."))
 
     @property
@@ -167,14 +170,35 @@ class Checker:
             BadRequest: Its message could not be rendered; the text names the header and the recipient.
         """
         values = _values(address, variables)
-        length = self._source + sum(n * len(_value(p, values)) for p, n in self._counts.items())
-        if length > RENDERED_OCTETS_MAX:
+        if self._source + _filling(self._counts, values) > RENDERED_OCTETS_MAX:
             raise BadRequest(f"recipient-variables make the message for {address} larger than 25 MiB.")
+        length = self._head_source + _filling(self._head_counts, values)
+        if length > HEADS_OCTETS_MAX:
+            raise BadRequest(f"recipient-variables make the headers of {address} larger than 128 KiB.")
+        self._checked += length
+        if self._checked > CHECKED_OCTETS_MAX:
+            raise BadRequest("recipient-variables make the headers of all recipients together larger than 16 MiB.")
         for slot in self._headers:
             try:
                 _filled(slot, values)
             except (BadRequest, BadAddress) as error:
                 raise BadRequest(f"recipient-variables of {address} do not fit into {slot.name}: {error}") from None
+
+
+def _measured(slots: Sequence[Slot]) -> tuple[int, dict[str, int]]:
+    """How long slots are, and how often each placeholder is in them."""
+    counts: dict[str, int] = {}
+    for slot in slots:
+        for found in _PLACEHOLDER.finditer(slot.source):
+            counts[found[0]] = counts.get(found[0], 0) + 1
+            if len(counts) > PLACEHOLDERS_MAX:
+                raise BadRequest(f"The message has more than {PLACEHOLDERS_MAX} different recipient variables.")
+    return sum(len(slot.source) for slot in slots), counts
+
+
+def _filling(counts: Mapping[str, int], values: Mapping[str, str]) -> int:
+    """How long everything is that placeholders are filled with."""
+    return sum(n * len(_value(placeholder, values)) for placeholder, n in counts.items())
 
 
 def json_value(value: str, *, column: int) -> bytes:

@@ -1,0 +1,65 @@
+"""A batch is checked for every recipient before the answer: what that may cost has bounds."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from pigeonry.compose.draft import Draft
+from pigeonry.domain.errors import BadRequest
+
+Compose = Callable[..., Draft]
+MANY = [f"r{number}@example.com" for number in range(1_000)]
+
+
+def variables(**values: str) -> str:
+    return json.dumps(dict.fromkeys(MANY, values))
+
+
+def test_a_thousand_recipients_with_ordinary_variables_are_taken(compose: Compose) -> None:
+    draft = compose(
+        {
+            "to": ", ".join(MANY),
+            "subject": "For %recipient.name% of %recipient.town%",
+            "text": "Dear %recipient.name%",
+            "recipient-variables": variables(name="A name", town="A town"),
+        }
+    )
+    assert len(draft.composed.recipients) == 1_000
+
+
+def test_a_header_may_not_grow_over_what_a_header_section_has(compose: Compose) -> None:
+    with pytest.raises(BadRequest, match="larger than 128 KiB"):
+        compose(
+            {
+                "subject": "%recipient.a%" * 1_000,
+                "recipient-variables": json.dumps({"bo@example.com": {"a": "x" * 200}}),
+            }
+        )
+
+
+def test_all_recipients_headers_together_are_bounded(compose: Compose) -> None:
+    with pytest.raises(BadRequest, match="headers of all recipients together larger than 16 MiB"):
+        compose(
+            {
+                "to": ", ".join(MANY),
+                "subject": "%recipient.a%" * 500,
+                "recipient-variables": variables(a="x" * 100),
+            }
+        )
+
+
+def test_different_placeholders_are_bounded(compose: Compose) -> None:
+    with pytest.raises(BadRequest, match="more than 1000 different recipient variables"):
+        compose({"text": "".join(f"%recipient.{n}%" for n in range(1_001)), "recipient-variables": "{}"})
+
+
+def test_copies_do_not_multiply_large_variables(compose: Compose) -> None:
+    with pytest.raises(BadRequest, match="recipients and copies together are larger than 16 MiB"):
+        compose(
+            {
+                "cc": ", ".join(MANY[1:]),
+                "text": "%recipient.a%",
+                "recipient-variables": json.dumps({"bo@example.com": {"a": "x" * 1_000_000}}),
+            }
+        )
