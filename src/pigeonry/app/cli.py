@@ -5,6 +5,7 @@ Each command is named here and imported only when it is run, so that ``pigeonry 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "program"]
 
 _COMMANDS: Final = "pigeonry.app.commands"
+_OTHERS: Final = 0o077  # of no use to group and others, whoever makes a file: what we keep is mail and keys
 
 
 def program() -> App:
@@ -96,6 +98,7 @@ def _manage(app: App) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the process ends with its exit status."""
+    os.umask(_OTHERS)
     try:
         status = program()(
             arguments, exit_on_error=False, print_error=True, help_on_error=False, result_action="return_value"
