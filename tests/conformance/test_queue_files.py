@@ -1,0 +1,72 @@
+"""What only a queue in files can do or suffer: segments that are torn, body files that are left, a successor's files."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pigeonry.net.disk import LocalDisk
+from pigeonry.net.lanes import ThreadLanes
+from pigeonry.stores.sqlite.queue_store import SqliteStore
+from support.queue_stores import ForwardClock, SqliteMachine, accept, due, soon
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[SqliteMachine]:
+    made = SqliteMachine(tmp_path)
+    yield made
+    await made.end()
+
+
+def successor(root: Path, *, last_words: bytes = b"") -> SqliteStore:
+    return SqliteStore(
+        str(root),
+        slot=0,
+        slots=1,
+        disk=LocalDisk(str(root)),
+        lanes=ThreadLanes(),
+        clock=ForwardClock(),
+        last_words=last_words,
+    )
+
+
+async def test_last_words_void_a_message_before_anything_is_served(node: SqliteMachine, tmp_path: Path) -> None:
+    store = await node.open()
+    work = accept(node, store, "b@y.test")
+    await store.commit(work, deadline=soon(node))
+    store._writer.in_doubt.append(work.message.key)
+    words = store.last_words()
+    await node.close(store)
+    after = successor(tmp_path, last_words=words)
+    await after.open()
+    assert await due(after) == []
+    assert await after.message(work.message.key) is None
+    await after.close()
+
+
+async def test_a_discarded_spool_leaves_no_file(node: SqliteMachine, tmp_path: Path) -> None:
+    store = await node.open()
+    spool = store.spool()
+    spool.write(b"x" * 600_000)
+    await spool.finish()
+    assert len(list(tmp_path.rglob("*.body"))) == 1  # noqa: ASYNC240  # nothing else runs
+    spool.discard()
+    await node.close(store)
+    assert list(tmp_path.rglob("*.body")) == []  # noqa: ASYNC240  # nothing else runs
+
+
+async def test_a_corrupt_tail_of_the_newest_segment_is_cut_off_and_said(node: SqliteMachine, tmp_path: Path) -> None:
+    store = await node.open()
+    work = accept(node, store, "b@y.test", body=b"kept")
+    await store.commit(work, deadline=soon(node))
+    await node.close(store)
+    (segment,) = tmp_path.rglob("*.seg")  # noqa: ASYNC240  # nothing else runs
+    with segment.open("ab") as file:
+        file.write(b"torn")
+    after = successor(tmp_path)
+    reports = await after.open()
+    assert any("Cut 4 octets" in repair for report in reports for repair in report.repairs)
+    assert await after.body(work.message.key) == b"kept"
+    await after.close()
