@@ -33,6 +33,7 @@ EventsOf = Callable[[str], Awaitable[Sequence[Mapping[str, Any]]]]
 
 PAGE: Final = 100  # messages of one page
 TEXT_OCTETS_MAX: Final = 2 * 1024 * 1024  # of one body shown in a page; the raw message has the rest
+DIGITS_MAX: Final = 18  # of a message's number: SQLite's largest has 19
 VIEWS: Final = ("html", "text", "headers", "raw", "events")
 
 _PAGES: Final = Path(__file__).parent / "pages"
@@ -74,11 +75,11 @@ def routes(box: Box, *, events_of: EventsOf, try_it: str) -> list[Route]:
         Route("/inbox/clear", inbox.clear, methods=["POST"]),
         Route("/inbox/api/messages", inbox.listed, methods=["GET"]),
         Route("/inbox/api/messages", inbox.cleared, methods=["DELETE"]),
-        Route("/inbox/api/messages/{number:int}", inbox.described, methods=["GET"]),
-        Route("/inbox/{number:int}", inbox.message, methods=["GET"]),
-        Route("/inbox/{number:int}/frame", inbox.frame, methods=["GET"]),
-        Route("/inbox/{number:int}/raw", inbox.raw, methods=["GET"]),
-        Route("/inbox/{number:int}/parts/{part:int}", inbox.part, methods=["GET"]),
+        Route("/inbox/api/messages/{number}", inbox.described, methods=["GET"]),
+        Route("/inbox/{number}", inbox.message, methods=["GET"]),
+        Route("/inbox/{number}/frame", inbox.frame, methods=["GET"]),
+        Route("/inbox/{number}/raw", inbox.raw, methods=["GET"]),
+        Route("/inbox/{number}/parts/{part}", inbox.part, methods=["GET"]),
     ]
 
 
@@ -98,7 +99,7 @@ class _Inbox:
         return await self._render(request, None, {})
 
     async def message(self, request: Request) -> Response:
-        number = request.path_params["number"]
+        number = _number(request.path_params["number"])
         found = await self._box.get(number)
         if found is None:
             return Response("There is no such message.\n", status_code=404, media_type="text/plain", headers=_SAFE)
@@ -123,7 +124,7 @@ class _Inbox:
         return await self._render(request, mail, shown)
 
     async def frame(self, request: Request) -> Response:
-        found = await self._box.get(request.path_params["number"])
+        found = await self._box.get(_number(request.path_params["number"]))
         html = None if found is None else view(found[1], pictures=True).html
         headers = {**_SAFE, "content-security-policy": _FRAME_POLICY}
         if html is None:
@@ -131,7 +132,7 @@ class _Inbox:
         return Response(f'<base target="_blank">{html}', media_type="text/html", headers=headers)
 
     async def raw(self, request: Request) -> Response:
-        number = request.path_params["number"]
+        number = _number(request.path_params["number"])
         found = await self._box.get(number)
         if found is None:
             return Response("", status_code=404, headers=_SAFE)
@@ -139,8 +140,8 @@ class _Inbox:
         return Response(found[1], media_type="message/rfc822", headers=headers)
 
     async def part(self, request: Request) -> Response:
-        found = await self._box.get(request.path_params["number"])
-        piece = None if found is None else part_octets(found[1], request.path_params["part"])
+        found = await self._box.get(_number(request.path_params["number"]))
+        piece = None if found is None else part_octets(found[1], _number(request.path_params["part"]))
         if piece is None:
             return Response("", status_code=404, headers=_SAFE)
         kind, name, octets = piece
@@ -171,13 +172,11 @@ class _Inbox:
 
     async def listed(self, request: Request) -> Response:
         before = request.query_params.get("before", "")
-        mails = await self._box.newest(
-            before=int(before) if before.isascii() and before.isdigit() else None, limit=PAGE
-        )
+        mails = await self._box.newest(before=_number(before) if before else None, limit=PAGE)
         return _json({"items": mails})
 
     async def described(self, request: Request) -> Response:
-        number = request.path_params["number"]
+        number = _number(request.path_params["number"])
         found = await self._box.get(number)
         if found is None:
             return _json({"message": "There is no such message"}, status=404)
@@ -193,9 +192,7 @@ class _Inbox:
 
     async def _render(self, request: Request, mail: Captured | None, shown: Mapping[str, Any]) -> Response:
         before = request.query_params.get("before", "")
-        mails = await self._box.newest(
-            before=int(before) if before.isascii() and before.isdigit() else None, limit=PAGE
-        )
+        mails = await self._box.newest(before=_number(before) if before else None, limit=PAGE)
         page = (
             _pages()
             .get_template("inbox.html")
@@ -204,6 +201,11 @@ class _Inbox:
             )
         )
         return Response(page, media_type="text/html", headers={**_SAFE, "content-security-policy": _PAGE_POLICY})
+
+
+def _number(text: str) -> int:
+    """A number from a path or query; -1, which is none of a message or part, when it is not one of ours."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX else -1
 
 
 def _json(value: Any, *, status: int = 200) -> Response:

@@ -105,7 +105,7 @@ async def values(site: Site) -> dict[str, str]:
         "{domain}": "mine.example",
         "{name}": "mine.example",
         "{key}": site.world.store.key(),
-        "{number:int}": "0",
+        "{number}": "0",
         "{token}": page["paging"]["first"].rpartition("/")[2],
         "{login}": "postmaster",
     }

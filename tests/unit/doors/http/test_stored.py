@@ -59,7 +59,8 @@ async def test_an_attachment_is_fetched_by_the_url_it_was_shown_with(world: Worl
         assert answer.body == content
         assert answer.headers["content-type"] == entry["content-type"]
         assert answer.headers["content-disposition"].startswith("attachment")
-    assert (await world.ask("GET", f"{path}/attachments/2")).status == 404
+    for number in ("2", "9" * 30, "9" * 5_000, "-1", "x", "\u0663"):
+        assert (await world.ask("GET", f"{path}/attachments/{number}")).status == 404
 
 
 async def test_a_batch_is_shown_as_its_first_recipient_gets_it(world: World) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Messages", "routes"]
 
+_DIGITS_MAX: Final = 4  # of an attachment's number; a message has 500 at most
 _RAW_TYPES: Final = ("message/rfc2822", "message/rfc822")
 
 
@@ -61,7 +62,7 @@ def routes(store: Messages) -> list[Route]:
     """
     endpoint = _Endpoint(store)
     path = "/v3/domains/{domain}/messages/{key}"
-    return [Route(path, endpoint.show), Route(f"{path}/attachments/{{number:int}}", endpoint.attachment)]
+    return [Route(path, endpoint.show), Route(f"{path}/attachments/{{number}}", endpoint.attachment)]
 
 
 class _Endpoint:
@@ -86,7 +87,9 @@ class _Endpoint:
     async def attachment(self, request: Request) -> Response:
         _, octets, _ = await self._load(request)
         files = [part for part in parser.leaves(parser.parse(octets)) if not part.is_text]
-        number = request.path_params["number"]
+        given = request.path_params["number"]
+        # A route's own int would be given as many digits as come, and more than int() takes is a fault.
+        number = int(given) if given.isascii() and given.isdigit() and len(given) <= _DIGITS_MAX else len(files)
         if number >= len(files):
             raise NotFound("Attachment not found")
         part = files[number]
