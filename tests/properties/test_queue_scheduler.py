@@ -16,7 +16,7 @@ from pigeonry.queue.scheduler import Scheduler, SchedulerLimits
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededDice, SeededIds
 from pigeonry.testing.loop import VirtualLoop
-from support.queue_model import ModelStore, submission
+from support.watched_store import WatchedStore, submission
 
 SECONDS = st.sampled_from([0.0, 0.1, 0.3, 2.0, 6.0, 20.0, 100.0])
 STEP = st.one_of(
@@ -31,12 +31,11 @@ STEP = st.one_of(
 )
 
 
-class SlowStore(ModelStore):
+class SlowStore(WatchedStore):
     """Its pages are old when they arrive, and what it commits is there before its caller hears of it."""
 
     def __init__(self, clock: VirtualClock, delays: list[float]) -> None:
-        super().__init__()
-        self._clock = clock
+        super().__init__(clock)
         self._delays = itertools.cycle(delays or [0.0])
 
     async def due(self, **query):
@@ -129,6 +128,7 @@ def test_each_attempt_is_dispatched_once_and_all_come_to_an_end(steps, delays) -
 
     async def story() -> None:
         model = Model(loop, delays)
+        await model.store.open()
         running = asyncio.ensure_future(model.scheduler.run())
         for what, number, seconds in steps:
             try:

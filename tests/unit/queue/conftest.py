@@ -1,4 +1,4 @@
-"""A queue over a model store, on virtual time."""
+"""A queue over a store in memory, on virtual time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pigeonry.queue.scheduler import Scheduler, SchedulerLimits
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededDice, SeededIds
 from pigeonry.testing.loop import VirtualLoop
-from support.queue_model import ModelStore
+from support.watched_store import WatchedStore
 
 LIMITS = SchedulerLimits(recipients_max=40, horizon_s=60.0, page=8, settle_deadline_s=5.0)
 
@@ -25,8 +25,8 @@ class Rig:
     """The queue, wired; what was dispatched is in ``dispatched``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: SchedulerLimits = LIMITS) -> None:
-        self.store = ModelStore()
         self.clock = VirtualClock(loop)
+        self.store = WatchedStore(self.clock)
         self.dice = SeededDice("unit")
         self.event_ids = EventIds(b"k" * 32)
         self.content = ContentCache(self.store, 1 << 20)
@@ -55,6 +55,7 @@ def play() -> Callable[[Callable[[Rig], Awaitable[Any]]], None]:
 
         async def main() -> None:
             rig = Rig(loop, limits)
+            await rig.store.open()
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(rig.scheduler.run())
                 await rig.clock.sleep(0.001)

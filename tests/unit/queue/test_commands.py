@@ -11,7 +11,7 @@ from pigeonry.domain.errors import NotFound, StoreBusy
 from pigeonry.domain.event import decode_event
 from pigeonry.domain.message import RecipientState, Settle
 from pigeonry.queue.commands import CommandAnswer, Commands
-from support.queue_model import submission
+from support.watched_store import submission
 
 
 def commands(rig) -> Commands:

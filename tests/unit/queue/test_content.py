@@ -8,9 +8,10 @@ import pytest
 
 from pigeonry.domain.errors import NotFound, StoreBusy
 from pigeonry.domain.event import EventMessage, MessageHeaders
-from pigeonry.domain.message import Message, MessageKey
+from pigeonry.domain.message import Accept, Message, MessageKey
 from pigeonry.queue.content import MESSAGE_OCTETS, ContentCache
-from support.queue_model import ModelStore
+from support.day_files import SetClock
+from support.watched_store import WatchedStore
 
 
 def message(serial: int) -> Message:
@@ -21,8 +22,14 @@ BODY = b"x" * 1000
 SIZE = len(BODY) + MESSAGE_OCTETS
 
 
+async def opened() -> WatchedStore:
+    store = WatchedStore(SetClock())
+    await store.open()
+    return store
+
+
 async def test_what_was_put_is_got_without_the_store_until_its_last_use() -> None:
-    store = ModelStore()
+    store = await opened()
     cache = ContentCache(store, SIZE * 10)
     one = message(1)
     cache.put(one, BODY, uses=2)
@@ -38,7 +45,7 @@ async def test_what_was_put_is_got_without_the_store_until_its_last_use() -> Non
 
 
 async def test_what_is_kept_is_had_without_waiting_and_nothing_is_read_for_it() -> None:
-    store = ModelStore()
+    store = await opened()
     cache = ContentCache(store, SIZE * 10)
     one = message(1)
     cache.put(one, BODY, uses=1)
@@ -48,7 +55,7 @@ async def test_what_is_kept_is_had_without_waiting_and_nothing_is_read_for_it() 
 
 
 async def test_the_least_recently_used_makes_room() -> None:
-    store = ModelStore()
+    store = await opened()
     cache = ContentCache(store, SIZE * 8)
     messages = [message(n) for n in range(9)]
     for each in messages[:8]:
@@ -62,10 +69,10 @@ async def test_the_least_recently_used_makes_room() -> None:
 
 
 async def test_a_body_too_large_for_the_cache_is_read_each_time() -> None:
-    store = ModelStore()
+    store = await opened()
     cache = ContentCache(store, SIZE * 8 - 1)
     one = message(1)
-    store.messages[one.key] = (one, BODY)
+    store.apply(Accept(one, BODY, (), ()))
     cache.put(one, BODY, uses=5)
     assert cache.octets == 0
     assert await cache.get(one.key) == (one, BODY)
@@ -74,10 +81,10 @@ async def test_a_body_too_large_for_the_cache_is_read_each_time() -> None:
 
 
 async def test_many_who_wait_for_one_message_read_it_once() -> None:
-    store = ModelStore()
+    store = await opened()
     cache = ContentCache(store, SIZE * 10)
     one = message(1)
-    store.messages[one.key] = (one, BODY)
+    store.apply(Accept(one, BODY, (), ()))
     found = await asyncio.gather(*[cache.get(one.key) for _ in range(50)])
     assert store.reads == 1
     assert set(map(id, found)) == {id(found[0])} or all(each == (one, BODY) for each in found)
@@ -86,7 +93,7 @@ async def test_many_who_wait_for_one_message_read_it_once() -> None:
 
 
 async def test_all_who_wait_hear_of_a_fault_and_the_next_one_tries_again() -> None:
-    store = ModelStore()
+    store = await opened()
     cache = ContentCache(store, SIZE * 10)
     one = message(1)
 
@@ -98,15 +105,15 @@ async def test_all_who_wait_hear_of_a_fault_and_the_next_one_tries_again() -> No
     results = await asyncio.gather(*[cache.get(one.key) for _ in range(3)], return_exceptions=True)
     assert [type(each) for each in results] == [StoreBusy] * 3
     store.message = original
-    store.messages[one.key] = (one, BODY)
+    store.apply(Accept(one, BODY, (), ()))
     assert await cache.get(one.key) == (one, BODY)
 
 
 async def test_the_reader_may_be_cancelled_and_another_reads_instead() -> None:
-    store = ModelStore()
+    store = await opened()
     cache = ContentCache(store, SIZE * 10)
     one = message(1)
-    store.messages[one.key] = (one, BODY)
+    store.apply(Accept(one, BODY, (), ()))
     first = asyncio.ensure_future(cache.get(one.key))
     second = asyncio.ensure_future(cache.get(one.key))
     await asyncio.sleep(0)

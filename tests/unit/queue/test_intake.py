@@ -12,7 +12,7 @@ from pigeonry.domain.event import Accepted, decode_event
 from pigeonry.domain.message import Accept, MessageKey, Note, Options
 from pigeonry.queue.event_ids import EventIds
 from pigeonry.queue.intake import RECIPIENTS_LISTED_MAX
-from support.queue_model import submission
+from support.watched_store import submission
 
 
 def test_one_commit_holds_message_recipients_and_events(play) -> None:
@@ -51,7 +51,7 @@ def test_a_scheduled_message_says_when_and_expires_that_much_later(play) -> None
     async def story(rig) -> None:
         due = rig.clock.now() + 5000
         key = await rig.intake.accept(submission("a@x.test", due=due), deadline=rig.deadline())
-        message = rig.store.messages[key][0]
+        message = await rig.store.message(key)
         assert message.expires_at == due + 259_200
         assert decode_event(rig.store.events[0]).message.scheduled_for == due
         assert not rig.dispatched

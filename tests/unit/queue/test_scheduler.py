@@ -12,7 +12,7 @@ from pigeonry.domain.message import MessageKey, Pending, RecipientState, Settle
 from pigeonry.queue.scheduler import Scheduler, SchedulerLimits
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededDice
-from support.queue_model import submission
+from support.watched_store import submission
 
 
 def end(pending: Pending, state: RecipientState = RecipientState.DELIVERED, due: float = 0.0) -> Settle:
