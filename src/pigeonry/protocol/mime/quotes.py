@@ -18,7 +18,7 @@ _SEPARATOR: Final = re.compile(
     r"(?:-{2,}\s?(?:Original Message|Forwarded message|Reply above).*|_{20,})\s*", re.IGNORECASE
 )
 _HEADER: Final = re.compile(r"(?:From|Von|De|Sent|To|Subject|Date):\s.*")
-_LINES_MAX: Final = 20_000  # of a text that is looked through; no person wrote more
+_LINES_MAX: Final = 2_000  # of a text that is looked through, at up to 0.2 ms a line; no person wrote more
 
 
 def strip_quotes(text: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ __all__ = ["REPLY_LINES_MAX", "REPLY_LINE_OCTETS_MAX", "RemoteProtocolError", "R
 
 REPLY_LINE_OCTETS_MAX: Final = 2_048  # RFC 5321 section 4.5.3.1.5 says 512; policy texts with links go over it
 REPLY_LINES_MAX: Final = 128  # EHLO replies have some twenty lines, refusals seldom over five
+REPLY_CHARACTERS_MAX: Final = 8_192  # of a whole reply's text: every attempt's event keeps it; what is over is cut off
 
 _LINES_KEPT: Final = 512  # lines are much the same message after message; at most 1 MB even of the longest
 
@@ -85,7 +86,8 @@ class ReplyParser:
 
     def _joined(self) -> Reply:
         lines, self._lines = self._lines, []
-        return Reply(lines[0].code, "\n".join([line.text for line in lines]), lines[0].status)
+        text = "\n".join([line.text for line in lines])
+        return Reply(lines[0].code, text[:REPLY_CHARACTERS_MAX], lines[0].status)
 
 
 @lru_cache(_LINES_KEPT)

@@ -4,6 +4,7 @@ import pytest
 
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.protocol.smtp.reply_parser import (
+    REPLY_CHARACTERS_MAX,
     REPLY_LINE_OCTETS_MAX,
     REPLY_LINES_MAX,
     RemoteProtocolError,
@@ -71,3 +72,16 @@ def test_discarded_octets_are_never_seen():
     parser.discard()
     parser.feed(b"220 new\r\n")
     assert parser.next_reply() == Reply(220, "new")
+
+
+def test_of_a_reply_that_fills_every_line_the_beginning_is_kept():
+    parser = ReplyParser()
+    parser.feed(b"550-" + b"a" * 2_000 + b"\r\n")
+    for _ in range(100):
+        parser.feed(b"550-" + b"b" * 2_000 + b"\r\n")
+    parser.feed(b"550 end\r\n")
+    reply = parser.next_reply()
+    assert reply is not None
+    assert len(reply.text) == REPLY_CHARACTERS_MAX
+    assert reply.text.startswith("a" * 2_000 + "\nb")
+    assert parser.next_reply() is None
