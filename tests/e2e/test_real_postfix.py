@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import smtplib
@@ -17,7 +18,7 @@ from support.name_servers import NameServers, name_servers
 from support.postfix import Postfix, postfix
 from support.process import Daemon, free_port, listens, until
 
-RECEIVER = f"127.25.{os.getpid() % 250 + 1}.25"  # port 25 is one: tests beside each other have their own
+ADDRESSES = itertools.count(1)  # each Postfix its own: a child of the last one may still hold port 25 of its address
 CONFIG = """
 [node]
 data = "{folder}/data"
@@ -54,6 +55,7 @@ def world(folder: Path) -> Iterator[tuple[int, NameServers, Postfix]]:
     """A node of ours, its DNS and its receiver; yields the node's SMTP port."""
     config = folder / "pigeonry.toml"
     smtp = free_port()
+    address = f"127.25.{os.getpid() % 250 + 1}.{next(ADDRESSES)}"
     values = {"folder": folder, "http": free_port(), "smtp": smtp}
     config.write_text(CONFIG.format(dns="127.0.0.1:53", **values))
     added = pigeonry(config, "domain", "add", "sender.test")
@@ -62,10 +64,10 @@ def world(folder: Path) -> Iterator[tuple[int, NameServers, Postfix]]:
         for record in added["sending_dns_records"]  # type: ignore[attr-defined]
         if record["record_type"] == "TXT"
     )
-    records += f"dest IN MX 10 mx.dest\nmx.dest IN A {RECEIVER}\nnull IN MX 0 .\n"
+    records += f"dest IN MX 10 mx.dest\nmx.dest IN A {address}\nnull IN MX 0 .\n"
     with (
         name_servers(folder / "dns", records) as names,
-        postfix(folder / "postfix", address=RECEIVER, domain="dest.test", hostname="mx.dest.test") as receiver,
+        postfix(folder / "postfix", address=address, domain="dest.test", hostname="mx.dest.test") as receiver,
     ):
         config.write_text(CONFIG.format(dns=names.address, **values))
         node = Daemon([sys.executable, "-m", "pigeonry", "serve", "--config", str(config)], folder / "node.log")
