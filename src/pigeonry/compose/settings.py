@@ -12,15 +12,14 @@ Trust: everything comes from outside and is bounded here.
 
 from __future__ import annotations
 
-import json
 import re
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from pigeonry.domain.errors import BadRequest
 from pigeonry.domain.message import Options
+from pigeonry.protocol.mime.dates import seconds_of
 from pigeonry.protocol.mime.encoded_words import decode
 from pigeonry.protocol.mime.headers import fields, is_field_name
 
@@ -33,9 +32,11 @@ OPTIONS_OCTETS_MAX: Final = 16_384  # all o:, h:, v: and t: of a message, names 
 TAGS_MAX: Final = 10  # what is beyond is dropped, as upstream
 TAG_CHARACTERS_MAX: Final = 128  # what the messages API promises
 DELAY_S_MAX: Final = 7 * 86_400  # how far ahead a message may be scheduled
+VARIABLES_DEPTH_MAX: Final = 64  # of user variables; all who read them later have room for ten times that
 EVENT_VARIABLES_OCTETS_MAX: Final = 4_096  # of user variables in an event; the header keeps them all
 CONTROL_PREFIX: Final = b"x-mailgun-"
 
+_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _YES: Final = frozenset({"yes", "true", "1", "on"})
 _NO: Final = frozenset({"no", "false", "0", "off", ""})
@@ -238,12 +239,20 @@ class _Reading:
 
     def _variables(self, value: str) -> None:
         try:
-            variables = json.loads(value)
-        except (ValueError, RecursionError):
-            variables = None
-        if not isinstance(variables, dict):
-            raise BadRequest("h:X-Mailgun-Variables is not a JSON object.")
+            variables = _OBJECT.decode(value.encode())
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            raise BadRequest("h:X-Mailgun-Variables is not a JSON object.") from None
+        if _is_deeper(variables, VARIABLES_DEPTH_MAX):
+            raise BadRequest(f"h:X-Mailgun-Variables is nested deeper than {VARIABLES_DEPTH_MAX}.")
         self.variables.update(variables)
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether a JSON value has more levels of objects and arrays than that."""
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return not depth or any(_is_deeper(each, depth - 1) for each in inner)
 
 
 def _flag(name: str, value: str) -> bool:
@@ -257,14 +266,8 @@ def _flag(name: str, value: str) -> bool:
 
 def _deliver_at(value: str, *, now: float) -> float:
     """When to deliver; 0.0 when that is past."""
-    try:
-        at = float(value)
-    except ValueError:
-        try:
-            at = parsedate_to_datetime(value).timestamp()
-        except (ValueError, TypeError, OverflowError, IndexError):
-            at = -1.0
-    if not 0 <= at < float("inf"):
+    at = seconds_of(value)
+    if at is None:
         raise BadRequest("Parameter o:deliverytime is neither an RFC 2822 date nor seconds since 1970.")
     if at > now + DELAY_S_MAX:
         raise BadRequest("Parameter o:deliverytime is more than 7 days ahead.")

@@ -8,8 +8,6 @@ page that looked at everything there is goes on from the watermark, so that wait
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,6 +16,7 @@ from pigeonry.domain.errors import BadRequest
 from pigeonry.events import expression
 from pigeonry.events.paging import Question, TokenSigner
 from pigeonry.ports.event_index import IndexMark, IndexQuery, Term
+from pigeonry.protocol.mime.dates import seconds_of
 
 if TYPE_CHECKING:
     from pigeonry.ports.environment import Clock
@@ -214,24 +213,10 @@ def _time(name: str, text: str) -> int | None:
     """Microseconds since the Unix epoch, of seconds or of a date; a date without a zone is UTC."""
     if not text:
         return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = _date(text)
-    if not 0 <= seconds < _END_US / 1e6:
+    seconds = seconds_of(text)
+    if seconds is None or seconds >= _END_US / 1e6:
         raise BadRequest(f"Parameter {name} is neither an RFC 2822 date nor seconds since 1970.")
     return round(seconds * 1e6)
-
-
-def _date(text: str) -> float:
-    """Seconds since the Unix epoch, -1.0 when it is no date."""
-    try:
-        moment = parsedate_to_datetime(text)
-        if moment.tzinfo is None:  # RFC 5322 section 3.3: -0000 is UTC of which nothing else is known.
-            moment = moment.replace(tzinfo=UTC)
-        return moment.timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return -1.0
 
 
 def _flag(name: str, text: str) -> bool | None:

@@ -1,3 +1,5 @@
+import time
+
 import msgspec
 import pytest
 
@@ -40,6 +42,11 @@ def test_booleans_are_read_in_every_way_that_clients_write_them(text: str, flag:
         ("h:X-Mailgun-Variables", "[1]"),
         ("h:X-Mailgun-Variables", "{"),
         ("h:X-Mailgun-Variables", "[" * 5_000),
+        ("h:X-Mailgun-Variables", '{"a":' * 65 + "1" + "}" * 65),
+        ("h:X-Mailgun-Variables", '{"a":[{"b":' * 500 + "1" + "}]}" * 500),
+        ("h:X-Mailgun-Variables", '{"a":"\\ud800"}'),
+        ("h:X-Mailgun-Variables", '{"a":NaN}'),
+        ("h:X-Mailgun-Variables", '{"a":1e999}'),
         ("h:X-Mailgun-Drop-Message", "perhaps"),
     ],
 )
@@ -112,3 +119,20 @@ def test_control_headers_of_a_message_are_read_as_parameters() -> None:
         "h:X-Mailgun-Variables": ['{"a": 1}'],
         "o:deliverytime": ["5"],
     }
+
+
+def test_variables_may_be_nested_as_deep_as_anybody_needs() -> None:
+    document = '{"a":' * 64 + "1" + "}" * 64
+    settings = read_settings({"h:X-Mailgun-Variables": [document]}, now=NOW)
+    assert bytes(settings.event_variables()) == document.encode()
+
+
+def test_a_date_without_a_known_zone_is_utc_wherever_the_server_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        settings = read_settings({"o:deliverytime": ["Thu, 01 Jan 2026 00:01:00 -0000"]}, now=NOW)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert settings.deliver_at == NOW + 60
