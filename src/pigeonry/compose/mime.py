@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["compose_mime"]
 
 HEAD_OCTETS_MAX: Final = 131_072  # a header section of 128 KiB holds a thousand recipients and every signature
-_HEAD: Final = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r\n\x00]*\r\n(?:[ \t][^\r\n\x00]*\r\n)*)*")
+_HEAD: Final = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\r\n\x00]*+\r\n(?:[ \t][^\r\n\x00]*+\r\n)*+)*+")
 _OUT: Final = frozenset({b"bcc", b"return-path"})
 _ADDRESSES: Final = frozenset({b"from", b"to", b"cc", b"reply-to", b"sender"})
 _CONTENT: Final = frozenset({b"content-type", b"content-transfer-encoding"})

@@ -15,7 +15,7 @@ from typing import Final
 __all__ = ["fields", "head_length", "is_field_name", "unfold", "value", "without"]
 
 # A field begins a line: without that, a long line that is none would be looked at from each of its octets.
-_FIELD: Final = re.compile(rb"^([!-9;-~]+)[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)(?:\r\n|\Z)", re.MULTILINE)
+_FIELD: Final = re.compile(rb"^([!-9;-~]++)[ \t]*+:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)(?:\r\n|\Z)", re.MULTILINE)
 _NAME: Final = re.compile(r"[!-9;-~]{1,76}")
 _FOLD: Final = re.compile(rb"\r\n(?=[ \t])")
 
@@ -70,11 +70,11 @@ def is_field_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-_LINES: Final = re.compile(rb"^([!-9;-~]+)[ \t]*:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*(?:\r\n|\Z)", re.MULTILINE)
+_LINES: Final = re.compile(rb"^([!-9;-~]++)[ \t]*+:[^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+(?:\r\n|\Z)", re.MULTILINE)
 
 
 @cache
 def _pattern(name: bytes) -> re.Pattern[bytes]:
     return re.compile(
-        rb"^" + re.escape(name) + rb"[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)", re.IGNORECASE | re.MULTILINE
+        rb"^" + re.escape(name) + rb"[ \t]*+:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)", re.IGNORECASE | re.MULTILINE
     )

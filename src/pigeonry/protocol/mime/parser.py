@@ -5,13 +5,15 @@ What is broken is read as far as it can be: a multipart without its boundary is 
 
 Standards: RFC 2045 (headers, encodings), RFC 2046 section 5.1 (multipart), RFC 2183 (disposition), RFC 2231
 (parameters).
-Trust: takes anything; depth and number of parts are bounded.
+Trust: takes anything; depth, number of parts, their heads and parameters are bounded, so that the time is in proportion
+to the octets, and no pattern keeps a way back for each of them.
 """
 
 from __future__ import annotations
 
 import binascii
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
@@ -27,7 +29,10 @@ __all__ = ["Part", "decoded", "leaves", "parse", "text"]
 
 DEPTH_MAX: Final = 16  # multiparts in multiparts; mail programs make five at most
 PARTS_MAX: Final = 1_000  # of a whole message; what is beyond is not looked at
-_PARAMETER: Final = re.compile(r';\s*([^\s=;"]{1,60})\s*=\s*("(?:[^"\\]|\\.)*"|[^;"]*)', re.DOTALL)
+BOUNDARIES_MAX: Final = 4_096  # lines that begin like a boundary: four times as many as there may be parts
+HEAD_OCTETS_MAX: Final = 16_384  # of a part's header section; what is beyond is not looked at
+PARAMETERS_MAX: Final = 64  # of one header; a long name in RFC 2231 takes ten
+_PARAMETER: Final = re.compile(r';\s*+([^\s=;"]{1,60}+)\s*+=\s*+("(?:[^"\\]++|\\.)*+"|[^;"]*+)', re.DOTALL)
 _CONTINUED: Final = re.compile(r"([^*]+)(?:\*(\d{1,2}))?(\*)?")
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
@@ -67,9 +72,16 @@ class Part(msgspec.Struct, frozen=True):
         )
 
 
+class _Budget(msgspec.Struct):
+    """What may still be looked at of a message."""
+
+    parts: int
+    boundaries: int
+
+
 def parse(octets: bytes) -> Part:
     """Read a message with CRLF line ends."""
-    return _part(octets, 0, len(octets), [PARTS_MAX], DEPTH_MAX)
+    return _part(octets, 0, len(octets), _Budget(PARTS_MAX, BOUNDARIES_MAX), DEPTH_MAX)
 
 
 def leaves(part: Part) -> Iterator[Part]:
@@ -113,12 +125,14 @@ def _padded(content: bytes) -> bool:
     return True
 
 
-def _part(octets: bytes, start: int, end: int, budget: list[int], depth: int) -> Part:
+def _part(octets: bytes, start: int, end: int, budget: _Budget, depth: int) -> Part:
     if octets.startswith(b"\r\n", start):
         head, body = b"", start + 2
     else:
         blank = octets.find(b"\r\n\r\n", start, end)
         head, body = (octets[start : blank + 2], blank + 4) if blank >= 0 else (octets[start:end], end)
+        if start:
+            head = head[:HEAD_OCTETS_MAX]
     kind, parameters = _structured(headers.value(head, b"content-type") or b"text/plain")
     disposition, more = _structured(headers.value(head, b"content-disposition") or b"")
     parts: tuple[Part, ...] = ()
@@ -140,33 +154,29 @@ def _part(octets: bytes, start: int, end: int, budget: list[int], depth: int) ->
     )
 
 
-def _sections(octets: bytes, start: int, end: int, *, boundary: bytes, budget: list[int]) -> list[tuple[int, int]]:
+def _sections(octets: bytes, start: int, end: int, *, boundary: bytes, budget: _Budget) -> list[tuple[int, int]]:
     """Where the parts of a multipart begin and end."""
-    delimiter = b"--" + boundary
+    delimiter = b"\r\n--" + boundary
     sections: list[tuple[int, int]] = []
     opened = -1
-    position = start
-    while budget[0] > 0:
-        found = octets.find(delimiter, position, end)
-        if found < 0:
-            break
+    # The line end before the first boundary is the one that ends the header section.
+    found = octets.find(delimiter, start - 2, end)
+    while found >= 0 and budget.parts and budget.boundaries:
+        budget.boundaries -= 1
         position = found + len(delimiter)
-        if found != start and octets[found - 2 : found] != b"\r\n":
-            continue
         closing = octets.startswith(b"--", position)
         line_end = octets.find(b"\r\n", position, end)
         line = octets[position + 2 * closing : line_end if line_end >= 0 else end]
-        if line.strip(b" \t"):
-            continue  # a longer boundary that begins like ours
-        if opened >= 0:
-            budget[0] -= 1
-            sections.append((opened, max(opened, found - 2)))
-        opened = -1 if closing or line_end < 0 else line_end + 2
-        if opened < 0:
-            break
-        position = line_end
-    if opened >= 0 and budget[0] > 0:
-        budget[0] -= 1
+        if not line.strip(b" \t"):  # else a longer boundary that begins like ours
+            if opened >= 0:
+                budget.parts -= 1
+                sections.append((opened, max(opened, found)))
+            opened = -1 if closing or line_end < 0 else line_end + 2
+            if opened < 0:
+                break
+        found = octets.find(delimiter, max(position, line_end), end)
+    if opened >= 0 and budget.parts:
+        budget.parts -= 1
         sections.append((opened, end))
     return sections
 
@@ -176,7 +186,7 @@ def _structured(value: bytes) -> tuple[str, dict[str, str]]:
     line = value.decode("utf-8", "replace")
     first = line.partition(";")[0].strip().lower()
     pieces: dict[str, list[tuple[int, bool, str]]] = {}
-    for found in _PARAMETER.finditer(line):
+    for found in islice(_PARAMETER.finditer(line), PARAMETERS_MAX):
         name = _CONTINUED.fullmatch(found[1].lower())
         content = found[2].strip()
         if content[:1] == '"':

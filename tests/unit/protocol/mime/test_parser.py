@@ -1,3 +1,4 @@
+import tracemalloc
 from email.message import EmailMessage
 from email.policy import SMTP
 
@@ -49,6 +50,36 @@ def test_depth_and_number_of_parts_are_bounded() -> None:
     assert len(list(leaves(parse(deep)))) == 1
     wide = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 5_000
     assert len(list(leaves(parse(wide)))) == 1_000
+
+
+def test_lines_that_only_begin_like_a_boundary_are_counted() -> None:
+    head = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+    assert len(list(leaves(parse(head + b"--bx\r\n" * 4_000 + b"--b\r\n\r\nx\r\n" * 2)))) == 2
+    assert len(list(leaves(parse(head + b"--bx\r\n" * 4_096 + b"--b\r\n\r\nx\r\n" * 2)))) == 1
+
+
+def test_the_head_of_a_part_is_read_in_its_beginning_only() -> None:
+    head = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+    for filler, kind in ((16_000, "image/png"), (17_000, "text/plain")):
+        part = b"X: " + b"x" * filler + b"\r\nContent-Type: image/png\r\n\r\ny"
+        (leaf,) = leaves(parse(head + part + b"\r\n--b--\r\n"))
+        assert leaf.content_type == kind
+
+
+def test_parameters_beyond_any_use_are_not_read() -> None:
+    parameters = b"".join(b"; a%d=x" % number for number in range(65))
+    assert len(parse(b"Content-Type: text/plain" + parameters + b"\r\n\r\n").parameters) == 64
+
+
+def test_a_long_parameter_takes_no_memory_for_each_of_its_octets() -> None:
+    octets = b'Content-Type: text/plain; a="' + b"x\\y" * 100_000 + b'"; b="' + b"z" * 100_000 + b"\r\n\r\n"
+    tracemalloc.start()
+    try:
+        assert len(parse(octets).parameters["a"]) == 200_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * len(octets)
 
 
 @pytest.mark.parametrize(
