@@ -5,6 +5,7 @@ from email import message_from_bytes, policy
 import pytest
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
+from pigeonry.doors.http.forms import FormReader
 from pigeonry.doors.http.v3 import messages
 from support.http_door import World, multipart
 
@@ -269,3 +270,40 @@ async def test_a_bug_is_a_500_that_tells_nothing(world: World, monkeypatch: pyte
     monkeypatch.setattr(world.door._messages, "_accept", broken)
     answer = await world.post({})
     assert (answer.status, answer.json) == (500, {"message": "Internal Server Error"})
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ('["a@x.test", null, "b@x.test"]', ["a@x.test", "b@x.test"]),
+        ("null", None),
+        ("[]", None),
+        ("true", ["yes"]),
+        ("false", ["no"]),
+        ("1.50", ["1.50"]),
+        ("123456789012345678901234567890", ["123456789012345678901234567890"]),
+        ('{"a": [1.0]}', ['{"a": [1.0]}']),
+        ('"\\u00e9\\n"', ["\u00e9\n"]),
+    ],
+)
+def test_a_json_value_is_what_a_form_would_have_held(value: str, kept: list[str] | None) -> None:
+    reader = FormReader(content_type=b"application/json", grow=lambda _: None)
+    reader.feed(b'{"v:x": %b}' % value.encode())
+    assert reader.finish().fields.get("v:x") == kept
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"to":[' + b"0," * 65_537 + b"0]}", "commas"),
+        (b'{"to":[' + b"[]," * 4_096 + b"0]}", "values"),
+        (b"{" + b",".join(b'"%d":0' % n for n in range(4_097)) + b"}", "fields"),
+        (b'{"to":"\\ud800@x.test"}', "not a JSON object"),
+        (b'{"to":[' + b"[" * 5_000 + b"]" * 5_000 + b"]}", "not a JSON object"),
+        (b'{"to":{"a":"\xff"}}', "not a JSON object"),
+    ],
+)
+async def test_json_that_grows_out_of_bounds_is_400(world: World, body: bytes, text: str) -> None:
+    answer = await world.ask("POST", "/v3/example.org/messages", body, headers={"content-type": "application/json"})
+    assert answer.status == 400
+    assert text in answer.json["message"]
