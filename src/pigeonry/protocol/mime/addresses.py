@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["Address", "format_address", "format_list", "parse_list", "show_address"]
 
 DISPLAY_CHARACTERS_MAX: Final = 512  # nobody's name; keeps a header in bounds
+ADDRESSES_MAX: Final = 4_096  # of one list: four times what a message may have, for duplicates are not counted
 _SHOWN_CHARACTERS_MAX: Final = 100  # of a bad address, in its error
 _PLAIN: Final = re.compile(r"[^\s\"<>(),:;\\]+")
 _NAMED: Final = re.compile(r"([^\"<>(),:;\\\x00-\x1f\x7f]*)<([^\s\"<>(),:;\\]+)>")
 _PHRASE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_MARKS: Final = re.compile(r'[\\"(),<>]')
 _SPACES: Final = re.compile(r"\s+")
 
 
@@ -126,12 +128,15 @@ def _address(mailbox: str, display: str, *, shown: str) -> Address:
 def _split(text: str) -> list[str]:
     """Cut at the commas that are in no quotes, comment or angle brackets."""
     items: list[str] = []
-    start = position = depth = 0
+    start = depth = escaped = 0
     quoted = angle = False
-    while position < len(text):
-        character = text[position]
-        if character == "\\" and (quoted or depth):
-            position += 1
+    for mark in _MARKS.finditer(text):
+        position, character = mark.start(), mark[0]
+        if position < escaped:
+            pass
+        elif character == "\\":
+            if quoted or depth:
+                escaped = position + 2
         elif character == '"' and not depth:
             quoted = not quoted
         elif quoted:
@@ -147,7 +152,8 @@ def _split(text: str) -> list[str]:
         elif character == "," and not angle:
             items.append(text[start:position])
             start = position + 1
-        position += 1
+            if len(items) > ADDRESSES_MAX:
+                raise BadAddress(f"The list has more than {ADDRESSES_MAX} addresses.")
     if quoted or depth or angle:
         raise _bad(text[start:], "A quote, comment or angle bracket is not closed.")
     items.append(text[start:])

@@ -107,3 +107,10 @@ def test_a_long_list_is_folded_between_addresses() -> None:
     octets = format_list(addresses, column=4)
     assert max(map(len, octets.split(b"\r\n"))) <= 78
     assert parse_list(octets.replace(b"\r\n", b"").decode()) == addresses
+
+
+def test_a_list_without_end_is_refused_before_its_addresses_are_read() -> None:
+    assert len(parse_list("a@b.com," * 4_096)) == 4_096
+    for endless in ("a@b.com," * 4_097 + "bad", "," * 4_098):
+        with pytest.raises(BadAddress, match="more than 4096"):
+            parse_list(endless)
