@@ -91,15 +91,15 @@ class Idempotency:
             await self._coordinator.release(lease)
 
 
-def scope_of(domain: str, key: bytes) -> bytes:
-    """Where the key holds: in one sending domain.
+def scope_of(account: str, domain: str, key: bytes) -> bytes:
+    """Where the key holds: in one sending domain, as long as it is that account's.
 
     Raises:
         BadRequest: The key is empty, too long, or not visible ASCII.
     """
     if not 0 < len(key) <= KEY_OCTETS_MAX or not all(0x21 <= octet <= 0x7E for octet in key):
         raise BadRequest("Idempotency-Key is not 1 to 255 visible ASCII characters.")
-    return hashlib.sha256(domain.encode() + b"\x00" + key).digest()
+    return hashlib.sha256(f"{account}\x00{domain}\x00".encode() + key).digest()
 
 
 def fingerprint(form: Form, *, route: str) -> bytes:

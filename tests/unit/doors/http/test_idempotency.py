@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from pigeonry.domain.errors import StoreBusy
@@ -42,6 +43,16 @@ async def test_a_request_that_runs_is_409_for_a_second(world: World) -> None:
 async def test_a_key_holds_in_its_domain_only(world: World) -> None:
     await world.post({}, headers=KEY)
     await world.post({"from": "a@second.example"}, domain="second.example", headers=KEY)
+    assert len(world.store.accepted) == 2
+
+
+async def test_a_key_is_not_answered_from_what_the_owner_before_had_asked(world: World) -> None:
+    await world.post({}, headers=KEY)
+    domains = world.domains.domains
+    domains["example.org"] = msgspec.structs.replace(domains["example.org"], account="other")
+    answer = await world.post({}, headers=KEY, key="key-other")
+    assert answer.status == 200
+    assert "idempotent-replayed" not in answer.headers
     assert len(world.store.accepted) == 2
 
 

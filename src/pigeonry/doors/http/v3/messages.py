@@ -141,7 +141,7 @@ class MessagesEndpoint:
                 response = await self._take(compose(), domain)
             else:
                 digest = fingerprint(form, route="messages.mime" if mime else "messages")
-                async with self._idempotency.reserve(scope_of(domain.name, key), digest) as reservation:
+                async with self._idempotency.reserve(scope_of(domain.account, domain.name, key), digest) as reservation:
                     if reservation.record is not None:
                         response, more = reservation.record.response, _REPLAYED
                     else:
