@@ -27,6 +27,7 @@ __all__ = [
     "Storage",
     "decode_event",
     "encode_event",
+    "stamp",
 ]
 
 EMPTY_OBJECT: Final = msgspec.Raw(b"{}")
@@ -126,7 +127,7 @@ class _Event(msgspec.Struct, frozen=True, rename="kebab", tag_field="event", gc=
 
     Args:
         id: 22 characters of base64url; unique, fixed before the write and the same on a repeated write.
-        timestamp: Seconds since the Unix epoch, with microseconds.
+        timestamp: Seconds since the Unix epoch, in whole microseconds (``stamp``).
         domain: The sending domain; an extension of ours, removed when an event is shown.
         account: The account's id; removed when an event is shown.
     """
@@ -181,6 +182,15 @@ Event = Accepted | Rejected | Delivered | Failed
 
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = msgspec.json.Decoder(Event)
+
+
+def stamp(now: float) -> float:
+    """A time as an event's timestamp: in whole microseconds, for clients read six decimals and a clock may give seven.
+
+    Args:
+        now: Seconds since the Unix epoch.
+    """
+    return round(now * 1e6) / 1e6
 
 
 def encode_event(event: Event) -> bytes:

@@ -112,7 +112,7 @@ class Intake:
         first = addresses[0] if addresses else ""
         event = events.Rejected(
             id=self._event_ids.event_id(0xFFFF, key, 0, "rejected"),
-            timestamp=self._clock.now(),
+            timestamp=events.stamp(self._clock.now()),
             domain=submission.domain,
             account=submission.account,
             message=msgspec.structs.replace(
@@ -180,6 +180,7 @@ class Intake:
         flags = _flags(submission)
         storage = events.Storage(key.text())
         reverse_path = message.reverse_path
+        timestamp = events.stamp(message.accepted_at)
         event_id, encode, accepted, envelope = (
             self._event_ids.event_id,
             events.encode_event,
@@ -191,7 +192,7 @@ class Intake:
             address = recipient.address
             event = accepted(
                 event_id(shard, serial, 0, "accepted"),
-                message.accepted_at,
+                timestamp,
                 message.domain,
                 message.account,
                 summary,

@@ -97,7 +97,7 @@ def withdraw(
     domain = pending.address[pending.address.rindex("@") + 1 :]
     event = events.Failed(
         id=ids.event_id(pending.message.shard, pending.serial, 0, "failed"),
-        timestamp=now,
+        timestamp=events.stamp(now),
         domain=message.domain,
         account=message.account,
         message=message.summary,
@@ -133,7 +133,7 @@ def _delivered(pending: Pending, message: Message, outcome: Delivered, *, now: f
     address = pending.address
     event = events.Delivered(
         id=ids.event_id(pending.message.shard, pending.serial, number, "delivered"),
-        timestamp=now,
+        timestamp=events.stamp(now),
         domain=message.domain,
         account=message.account,
         message=message.summary,
@@ -213,7 +213,7 @@ def _failed(
     severity: Literal["permanent", "temporary"] = "permanent" if due is None else "temporary"
     event = events.Failed(
         id=ids.event_id(pending.message.shard, pending.serial, number, "failed"),
-        timestamp=now,
+        timestamp=events.stamp(now),
         domain=message.domain,
         account=message.account,
         message=message.summary,

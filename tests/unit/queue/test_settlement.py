@@ -43,6 +43,13 @@ def outcome_of(outcome, *, pending: Pending = PENDING, message: Message = MESSAG
     return written, decode_event(written.event)
 
 
+def test_timestamp_has_six_decimals_whatever_the_clock_gives() -> None:
+    now = 1_795_802_139.1234567
+    assert str(now) == "1795802139.1234567"
+    for outcome in (Delivered(ATTEMPT, Reply(250, "ok")), Refused(ATTEMPT, 550, Reply(550, "no"))):
+        assert str(outcome_of(outcome, now=now)[1].timestamp) == "1795802139.123457"
+
+
 def test_delivered_is_final_and_tells_all() -> None:
     written, event = outcome_of(Delivered(ATTEMPT, Reply(250, "ok", EnhancedStatus(0, 0))))
     assert written.state is RecipientState.DELIVERED
