@@ -3,7 +3,8 @@
 Only what falls due soon is in memory; the store has the rest, however many millions. A loader reads pages of due
 recipients in their order and keeps a mark: all that is due up to the mark is in memory, or ended. Whatever has to be
 left to the store with an earlier time (there was no room, or a command let it go) pulls the mark back, and the next
-load finds it. What is in memory is known by its serial, so that reading it again changes nothing.
+load finds it, and so does a shard that is taken over from a predecessor, whose recipients may be due before the mark.
+What is in memory is known by its serial, so that reading it again changes nothing.
 
 A page is a snapshot, and things go on while it is read. Three rules keep a recipient from being dispatched twice:
 what settled while a page was read is remembered until the page is dealt with; a message whose commit is under way is
@@ -42,6 +43,7 @@ __all__ = ["Scheduler", "SchedulerLimits"]
 LOAD_GAP_S: Final = 0.25  # seconds between loads that reached their end: one query serves all that came meanwhile
 FAULT_PAUSE_S: Final = 0.5  # seconds, spread by chance: how soon a store that could not is asked again
 FIRED_MAX: Final = 1_000  # recipients dispatched in one turn of the loop, some milliseconds
+SHARDS_S: Final = 1.0  # seconds between looks whether a shard was taken over, which happens at a restart
 TIMER_S_MAX: Final = 30.0  # seconds; the wall clock may be set, so that no timer is trusted for longer
 START: Final = DueMark(-math.inf)
 
@@ -101,6 +103,7 @@ class Scheduler:
         self._expected: set[int] = set()  # messages whose commit is under way
         self._gone: set[int] | None = None  # settled while a page is being read
         self._mark = START
+        self._shards: frozenset[int] = frozenset()  # those whose recipients the mark speaks of
         self._left = math.inf  # earliest time of what was left to the store since the last load
         self._next_load_at = 0.0  # monotonic
         self._stalled = 0  # settles that the store could not take yet
@@ -342,6 +345,7 @@ class Scheduler:
             self._arm()
             while True:
                 self._woken.clear()
+                self._look_for_shards()
                 delay = self._until_load()
                 if delay <= 0.0:
                     await self._load()
@@ -355,11 +359,17 @@ class Scheduler:
 
     async def _sleep(self, delay: float) -> None:
         assert self._running is not None
-        timer = self._running.call_later(min(delay, TIMER_S_MAX), self._woken.set)
+        timer = self._running.call_later(min(delay, SHARDS_S), self._woken.set)
         try:
             await self._woken.wait()
         finally:
             timer.cancel()
+
+    def _look_for_shards(self) -> None:
+        owned = frozenset(self._store.owned())
+        if owned - self._shards:
+            self._leave(-math.inf)
+        self._shards = owned
 
     def _until_load(self) -> float:
         """Seconds until a load makes sense: 0.0 for now, infinity when something else must happen first."""

@@ -10,6 +10,7 @@ import pytest
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
 from pigeonry.domain.message import MessageKey, Pending, RecipientState, Settle
 from pigeonry.queue.scheduler import Scheduler, SchedulerLimits
+from pigeonry.stores.memory.queue_store import MemoryNode, MemoryStore
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededDice
 from support.watched_store import submission
@@ -87,6 +88,26 @@ def test_fresh_mail_without_room_is_left_to_the_store_and_loaded_later(play) -> 
             await rig.scheduler.settle(end(pending), deadline=rig.deadline())
         await rig.clock.sleep(2)
         assert len({p.serial for p in rig.dispatched}) == len(rig.dispatched) == 50
+
+    play(story)
+
+
+def test_what_waits_in_a_shard_that_is_taken_over_later_is_loaded_too(play) -> None:
+    async def story(rig) -> None:
+        node = MemoryNode()
+        before, after = MemoryStore(node, clock=rig.clock), MemoryStore(node, clock=rig.clock)
+        await before.open()
+        before.apply(rig.intake._build(submission("old@x.test"), before.allocate(1), rig.clock.now()))
+        await after.open()
+        scheduler = Scheduler(after, rig.clock, rig.dice)
+        scheduler.dispatch = rig.dispatched.append
+        running = asyncio.create_task(scheduler.run())
+        await rig.clock.sleep(100)
+        assert not rig.dispatched
+        await before.close()
+        await rig.clock.sleep(5)
+        assert [pending.address for pending in rig.dispatched] == ["old@x.test"]
+        running.cancel()
 
     play(story)
 
