@@ -2,7 +2,9 @@
 
 While a request with a key runs it holds a lease in the Coordinator, so that a second one, on any worker, is told 409.
 What it was answered is committed together with its message (``IdempotencyRecord``) and kept for a day: after a crash
-either both are there or neither. A request that failed leaves nothing; its key may be used again.
+either both are there or neither. A request that failed leaves nothing; its key may be used again. Only when nobody knows
+whether it was stored its key stays reserved for a while: what was stored is being voided then, and until it is, the
+record could be read and would promise what is not kept (invariant I1).
 
 Standards: draft-ietf-httpapi-idempotency-key-header (409 in flight, 422 other content).
 Trust: the key comes from outside; it is hashed with the sending domain and never stored.
@@ -10,11 +12,12 @@ Trust: the key comes from outside; it is hashed with the sending domain and neve
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from pigeonry.domain.errors import BadRequest, Conflict, Mismatch
+from pigeonry.domain.errors import BadRequest, Conflict, Mismatch, StoreInDoubt
 from pigeonry.domain.message import IdempotencyRecord
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Idempotency", "Reservation", "fingerprint", "scope_of"]
 
 KEPT_S: Final = 86_400.0  # how long an answer is repeated
-LEASE_S: Final = 60.0  # longer than any request may take; a crashed worker's key is free again after it
+LEASE_S: Final = 60.0  # longer than any request may take, and a void after it; a crashed worker's key is free then
 KEY_OCTETS_MAX: Final = 255  # a UUID has 36; several of them together still fit
 
 
@@ -68,7 +71,7 @@ class Idempotency:
 
     @asynccontextmanager
     async def reserve(self, scope: bytes, digest: bytes) -> AsyncIterator[Reservation]:
-        """Hold the key while the request runs.
+        """Hold the key while the request runs; after one that is in doubt, or was cut off, until the lease is over.
 
         Args:
             scope: What ``scope_of`` returned.
@@ -82,13 +85,18 @@ class Idempotency:
         lease = await self._coordinator.acquire(f"idem:{scope.hex()}", owner=owner, ttl_s=LEASE_S)
         if lease is None:
             raise Conflict("A request with this Idempotency-Key is in progress.", retry_after_s=1)
+        in_doubt = False
         try:
             record = await self._store.idempotent(scope)
             if record is not None and record.fingerprint != digest:
                 raise Mismatch("This Idempotency-Key was used for a request with other content.")
             yield Reservation(record, scope=scope, digest=digest, expires_at=self._clock.now() + KEPT_S)
+        except (StoreInDoubt, asyncio.CancelledError):
+            in_doubt = True
+            raise
         finally:
-            await self._coordinator.release(lease)
+            if not in_doubt:
+                await self._coordinator.release(lease)
 
 
 def scope_of(account: str, domain: str, key: bytes) -> bytes:

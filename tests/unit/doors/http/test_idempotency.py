@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from pigeonry.domain.errors import StoreBusy
+from pigeonry.domain.errors import StoreBusy, StoreInDoubt
 from support.http_door import World, multipart
 
 KEY = {"idempotency-key": "order-17"}
@@ -63,6 +63,15 @@ async def test_a_request_that_failed_leaves_its_key_free(world: World) -> None:
     world.store.fails = None
     assert (await world.post({"text": "other"}, headers=KEY)).status == 200
     assert world.coordinator.held == {}
+
+
+async def test_a_request_in_doubt_keeps_its_key_until_what_was_stored_is_void(world: World) -> None:
+    world.store.fails = StoreInDoubt("Not confirmed in time.")
+    assert (await world.post({}, headers=KEY)).status == 503
+    world.store.fails = None
+    assert (await world.post({}, headers=KEY)).status == 409
+    world.coordinator.held.clear()  # its time is over
+    assert (await world.post({}, headers=KEY)).status == 200
 
 
 async def test_another_boundary_is_no_other_content(world: World) -> None:
