@@ -224,6 +224,46 @@ async def test_a_finished_day_leaves_its_wal_and_can_still_be_read_and_written(
     assert await store.body(work.message.key) == b"body"
 
 
+async def test_who_names_a_finished_day_is_refused_while_the_disk_is_full_and_harms_no_other(
+    store: SqliteStore, disk: FaultyDisk, clock: SetClock
+) -> None:
+    await store.commit(letter(store, "old@y.test"), deadline=SOON)
+    (old,) = await due(store)
+    clock.time += DAY_S + LIMITS.carry_after_s
+    await store._janitor.round()
+    await store._janitor.round()
+    await store.commit(letter(store, "new@y.test"), deadline=SOON)
+    assert store._shards[0].files[old.day].connection is None
+    disk.is_full = lambda: True
+    with pytest.raises(StoreBusy):
+        await store.commit(delivered(old), deadline=SOON)
+    disk.calm()
+    clock.time += LIMITS.full_retry_s
+    await store.commit(letter(store, "next@y.test"), deadline=SOON)
+    await store.commit(delivered(old), deadline=SOON)
+    assert [pending.address for pending in await due(store)] == ["new@y.test", "next@y.test"]
+
+
+@pytest.mark.parametrize("who", ["group", "janitor"])
+async def test_a_failed_sync_at_the_beginning_of_a_day_breaks_the_store_and_loses_nothing(
+    disk: FaultyDisk, clock: SetClock, who: str
+) -> None:
+    async with serving(disk, clock) as store:
+        await store.commit(letter(store, "b@y.test"), deadline=SOON)
+        clock.time += DAY_S
+        disk.syncs_until_failure = 1
+        if who == "group":
+            with pytest.raises(StoreBusy):
+                await store.commit(letter(store, "c@y.test"), deadline=SOON)
+        else:
+            await store._janitor.round()
+        assert store.broken.is_set()
+        disk.go_down(power=True)
+    async with serving(disk.come_up(), clock) as store:
+        await store.commit(letter(store, "d@y.test"), deadline=SOON)
+        assert [pending.address for pending in await due(store)] == ["b@y.test", "d@y.test"]
+
+
 async def test_carrying_waits_while_the_disk_has_no_room(store: SqliteStore, disk: FaultyDisk, clock: SetClock) -> None:
     await store.commit(letter(store, "b@y.test"), deadline=SOON)
     await next_day(store, clock)

@@ -145,6 +145,29 @@ async def test_a_caller_that_is_cancelled_while_it_is_written_has_its_message_vo
     assert [octets for _, octets in await log(store)] == [b"", b'{"accepted":"here@y.test"}']
 
 
+async def test_a_void_that_finds_no_room_waits_for_it_and_nothing_is_seen_before(
+    store: SqliteStore, disk: FaultyDisk, clock: SetClock, lanes: InlineLanes
+) -> None:
+    lanes.gate.clear()
+    doubtful = letter(store, "doubt@y.test")
+    task = asyncio.ensure_future(store.commit(doubtful, deadline=clock.time + 5.0))
+    await turns()
+    clock.time += 5.0
+    disk.is_full = lambda: store.last_words() != b"\x90"
+    with pytest.raises(StoreInDoubt):
+        await task
+    lanes.gate.set()
+    await turns()
+    assert store.last_words() != b"\x90"
+    assert await due(store) == []
+    assert await log(store) == []
+    disk.calm()
+    await turns()
+    assert store.last_words() == b"\x90"
+    assert await due(store) == []
+    assert await log(store) == [(1, b"")]
+
+
 async def test_a_repeated_settle_changes_nothing(store: SqliteStore, clock: SetClock) -> None:
     await store.commit(letter(store, "b@y.test"), deadline=SOON)
     (pending,) = await due(store)

@@ -2,9 +2,9 @@
 
 While a request with a key runs it holds a lease in the Coordinator, so that a second one, on any worker, is told 409.
 What it was answered is committed together with its message (``IdempotencyRecord``) and kept for a day: after a crash
-either both are there or neither. A request that failed leaves nothing; its key may be used again. Only when nobody knows
-whether it was stored its key stays reserved for a while: what was stored is being voided then, and until it is, the
-record could be read and would promise what is not kept (invariant I1).
+either both are there or neither. A request that failed leaves nothing; its key may be used again. Only when nobody
+knows whether it was stored its key stays reserved for a while: what was stored is being voided then, and until it is,
+the record could be read and would promise what is not kept (invariant I1).
 
 Standards: draft-ietf-httpapi-idempotency-key-header (409 in flight, 422 other content).
 Trust: the key comes from outside; it is hashed with the sending domain and never stored.

@@ -6,7 +6,7 @@ from typing import Final
 
 import apsw
 
-__all__ = ["full", "uncertain"]
+__all__ = ["full", "uncertain", "unsynced"]
 
 _SYNCS: Final = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
 _CODE_MASK: Final = 0xFF  # SQLite keeps the primary code in the low octet.
@@ -28,6 +28,11 @@ def uncertain(error: Exception) -> bool:
     if code in _SYNCS:
         return True
     return code & _CODE_MASK not in _NOT_WRITTEN and code != apsw.SQLITE_IOERR_WRITE
+
+
+def unsynced(error: Exception) -> bool:
+    """Whether a sync failed: what the file shows may never reach the disk, and no second sync of it can be believed."""
+    return not isinstance(error, OSError) and _extended(error) in _SYNCS
 
 
 def full(error: Exception) -> bool:

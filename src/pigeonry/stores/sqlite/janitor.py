@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
+from pigeonry.stores.sqlite import failure
 from pigeonry.stores.sqlite.carrier import HalfCarried, carry_batch
 from pigeonry.stores.sqlite.layout import day_of
 from pigeonry.stores.sqlite.segments import SyncFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from pigeonry.ports.disk import Disk, Lane
     from pigeonry.ports.environment import Clock
@@ -100,21 +101,27 @@ class Janitor:
             return
 
     async def round(self) -> None:
-        """Look at every file once. A file that fails is left for the next round."""
+        """Look at every file once. A file that fails is left for the next round, save after a failed sync."""
         async with self._turn:
-            if not self._stopped():
-                with contextlib.suppress(apsw.Error, OSError):
+            with self._judged():
+                if not self._stopped():
                     await self._new_day()
         for shard in list(self._shards.values()):
             for day in sorted(shard.files):
                 file = shard.files.get(day)
-                if file is not None and not self._stopped():
-                    try:
+                with self._judged():
+                    if file is not None and not self._stopped():
                         await self._keep(shard, file)
-                    except _Broken:
-                        self._broken.set()
-                    except (apsw.Error, OSError):
-                        continue
+
+    @contextlib.contextmanager
+    def _judged(self) -> Iterator[None]:
+        try:
+            yield
+        except _Broken:
+            self._broken.set()
+        except (apsw.Error, OSError) as error:
+            if failure.unsynced(error):
+                self._broken.set()
 
     def _stopped(self) -> bool:
         return self._closed or self._broken.is_set()

@@ -9,7 +9,6 @@ carrying, restarting a WAL) takes turns with it by the same lock.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -139,9 +138,7 @@ class GroupWriter:
                 await self._wake.wait()
             await self._gather_more()
             async with self.turn:
-                with contextlib.suppress(apsw.Error, OSError):  # A day that cannot begin: the old one goes on.
-                    await self._new_day()
-                held_up = await self._write_group()
+                held_up = await self._begin_day() and await self._write_group()
             if held_up:
                 await self._clock.sleep(_VOID_RETRY_S)
 
@@ -203,41 +200,61 @@ class GroupWriter:
             batch.append(item)
         return batch
 
+    async def _begin_day(self) -> bool:
+        """Begin the day if it is new; False when the store broke. While a day cannot begin, the old one goes on."""
+        try:
+            await self._new_day()
+        except (apsw.Error, OSError) as error:
+            if failure.unsynced(error):
+                self._break(())
+                return False
+        return True
+
     async def _write_group(self) -> bool:
         """One group; True when a void could not be written and must wait."""
         batch = self._flying = self._gather()
         try:
-            routed = await self._route(batch)
-            parts = self._apply(routed)
+            routed, held_up = await self._route(batch)
+            parts, undone = self._apply(routed)
+            held_up |= undone
             if parts:
                 done, error = await self._lane.run(_commit, parts)
-                return self._end(parts, done, error)
+                held_up |= self._end(parts, done, error)
         finally:
             self._flying = []
-        return False
+        return held_up
 
-    async def _route(self, batch: Iterable[_Waiting]) -> Iterable[_Part]:
+    async def _route(self, batch: Iterable[_Waiting]) -> tuple[Iterable[_Part], bool]:
+        """The files that the group goes to; and whether a void found its file closed to it."""
         parts: dict[tuple[int, int], _Part] = {}
+        held_up = False
         for item in batch:
             place = self._place(item.transition)
             shard = self._shards.get(place[0])
-            file = shard.files.get(place[1]) if shard is not None else None
-            if shard is not None and file is None:
-                file = await self._successor(shard, item)
+            try:
+                file = None if shard is None else await self._file(shard, place[1], item)
+            except (apsw.Error, OSError) as error:  # A finished day that must be opened again, and finds no room.
+                held_up |= self._refused(item, error)
+                continue
             if shard is None or file is None:
                 _fail(item, StoreBusy("The message's shard is not served here."))
                 continue
-            if file.connection is None:
-                await self._lane.run(file.open, self._disk)
-            if file.carries:
-                file = await self._follow(shard, file, item)
             part = parts.get((shard.number, file.day))
             if part is None:
                 part = parts[shard.number, file.day] = _Part(shard, file)
             part.items.append(item)
             if type(item.transition) is Accept:
                 shard.hidden.add(item.transition.message.key.serial)
-        return parts.values()
+        return parts.values(), held_up
+
+    async def _file(self, shard: Shard, day: int, item: _Waiting) -> DayFile | None:
+        """Where an item of that day goes, open; None when that is nowhere."""
+        file = shard.files.get(day) or await self._successor(shard, item)
+        if file is None:
+            return None
+        if file.connection is None:
+            await self._lane.run(file.open, self._disk)
+        return await self._follow(shard, file, item) if file.carries else file
 
     async def _successor(self, shard: Shard, item: _Waiting) -> DayFile | None:
         """Where a recipient is now whose day file is gone."""
@@ -255,7 +272,10 @@ class GroupWriter:
         if type(item.transition) is Settle or type(item.transition) is DotSent:
             serial = item.transition.pending.serial
             while (day := file.carried_to(serial)) is not None:
-                file = shard.files[day]
+                newer = shard.files.get(day) or await self._successor(shard, item)
+                if newer is None:
+                    break
+                file = newer
                 if file.connection is None:
                     await self._lane.run(file.open, self._disk)
         return file
@@ -273,19 +293,21 @@ class GroupWriter:
         accepting = self._accepting()
         return accepting.number, accepting.today
 
-    def _apply(self, parts: Iterable[_Part]) -> list[_Part]:
+    def _apply(self, parts: Iterable[_Part]) -> tuple[list[_Part], bool]:
+        """Those that are ready to be committed; and whether a void is not."""
         applied = []
+        held_up = False
         for part in parts:
             shard = part.shard
             part.seq_before = shard.seq_next
             try:
                 part.seq_after = part.file.apply([item.transition for item in part.items], seq=shard.seq_next)
             except Exception as error:  # noqa: BLE001  # whatever went wrong, nothing of it is stored
-                self._undo(part, error)
+                held_up |= self._undo(part, error)
             else:
                 shard.seq_next = part.seq_after
                 applied.append(part)
-        return applied
+        return applied, held_up
 
     def _end(self, parts: list[_Part], done: int, error: Exception | None) -> bool:
         for part in parts[:done]:
@@ -325,18 +347,22 @@ class GroupWriter:
 
     def _undo(self, part: _Part, error: Exception) -> bool:
         part.file.rollback()
-        if failure.full(error):
-            self._full_until = self._clock.monotonic() + self._limits.full_retry_s
         held_up = False
         for item in part.items:
-            if item.future is None:
-                held_up = True
-                self._void_first(item.transition)  # type: ignore[arg-type]
-                continue
             if type(item.transition) is Accept:
                 self._unhide(part.shard, item.transition.message.key.serial)
-            _fail(item, StoreBusy("The queue could not store it.", retry_after_s=self._limits.full_retry_s))
+            held_up |= self._refused(item, error)
         return held_up
+
+    def _refused(self, item: _Waiting, error: Exception) -> bool:
+        """Nothing of it was stored: say so; True for a void that nobody waits for, which waits for its next turn."""
+        if failure.full(error):
+            self._full_until = self._clock.monotonic() + self._limits.full_retry_s
+        if item.future is None:
+            self._void_first(item.transition)  # type: ignore[arg-type]
+            return True
+        _fail(item, StoreBusy("The queue could not store it.", retry_after_s=self._limits.full_retry_s))
+        return False
 
     def _break(self, parts: Iterable[_Part]) -> None:
         self.broken.set()

@@ -33,3 +33,9 @@ def test_no_space_is_known_with_and_without_a_result_code() -> None:
     assert failure.full(apsw.FullError("database or disk is full"))
     assert not failure.uncertain(apsw.FullError("database or disk is full"))
     assert not failure.full(error(apsw.SQLITE_BUSY))
+
+
+def test_a_failed_sync_is_told_from_all_else() -> None:
+    assert failure.unsynced(error(apsw.SQLITE_IOERR_FSYNC))
+    assert not failure.unsynced(error(apsw.SQLITE_FULL))
+    assert not failure.unsynced(OSError(errno.ENOSPC, "No space left on device"))
