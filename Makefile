@@ -39,8 +39,10 @@ bench: $(STAMPS)/installed parts ## Measure the relay, the API and a batch
 	$(BIN)/python bench/ingest.py
 	$(BIN)/python bench/batch.py
 
-drills: $(STAMPS)/installed ## The full drills; their figures go to standard output
-	$(BIN)/pigeonry drill durability --messages 1000000 --kills 200 --power-cuts 50
+drills: $(STAMPS)/installed ## The full drills; figures and timelines go to docs/drills, to be committed
+	@mkdir -p docs/drills
+	$(BIN)/pigeonry drill durability --messages 1000000 --kills 200 --power-cuts 50 \
+		--measured "commit $$(git describe --always --dirty)" --record docs/drills/durability.txt
 
 lock: $(STAMPS)/uv ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group dev \

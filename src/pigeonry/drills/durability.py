@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from pigeonry.drills.audit import audit
-from pigeonry.drills.node import Node, free_port
+from pigeonry.drills.node import Node, NodeDown, free_port
 from pigeonry.drills.receiver import Misbehaviour, Receiver
 from pigeonry.drills.report import Report
 from pigeonry.drills.senders import HttpSender, Ledger, SmtpSender
@@ -27,6 +27,7 @@ RECEIVER_DOMAIN: Final = "dest.test"
 IN_DOUBT_S: Final = 5.0  # seconds; hundreds of doubts are cleared within the drill
 QUIET_S: Final = 3 * IN_DOUBT_S  # no arrival for so long after the last retry could have been: all is settled
 SETTLED_S: Final = 900.0  # seconds for the queue to empty after the last kill
+STALLED_S: Final = 120.0  # seconds without an acknowledgement after which the load is given up; a restart takes two
 PROGRESS_S: Final = 15.0  # seconds between two lines for who watches
 
 CONFIG: Final = """
@@ -71,6 +72,10 @@ class Plan(msgspec.Struct, frozen=True):
     misbehaviour: Misbehaviour = Misbehaviour(drops_reply=0.001, defers=0.005)
 
 
+class _Stalled(Exception):
+    """Nothing is acknowledged any more."""
+
+
 async def durability(plan: Plan, folder: Path, *, clock: Clock, dice: Dice, report: Report) -> None:
     """Run the drill in an empty folder and put its figures into the report."""
     receiver = Receiver(dice, plan.misbehaviour)
@@ -95,32 +100,55 @@ async def durability(plan: Plan, folder: Path, *, clock: Clock, dice: Dice, repo
     report.happened(f"load begins: {plan.messages} messages, {plan.kills} kills, {plan.power_cuts} power cuts")
     begun = clock.monotonic()
     try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_hurt(plan, node, ledger, clock=clock, dice=dice, report=report))
-            for _ in range(plan.smtp_senders):
-                smtp_sender = SmtpSender(
-                    ledger, clock, lambda: ("127.0.0.1", smtp), reverse_path=f"a@{DOMAIN}", octets=plan.octets
-                )
-                group.create_task(smtp_sender.run())
-            for _ in range(plan.http_senders):
-                http_sender = HttpSender(
-                    ledger,
-                    clock,
-                    lambda: ("127.0.0.1", http),
-                    domain=DOMAIN,
-                    key=key,
-                    reverse_path=f"a@{DOMAIN}",
-                    octets=plan.octets,
-                )
-                group.create_task(http_sender.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_watch(ledger, receiver, clock=clock, report=report))
+                group.create_task(_hurt(plan, node, ledger, clock=clock, dice=dice, report=report))
+                for sender in _senders(plan, ledger, clock, smtp=smtp, http=http, key=key):
+                    group.create_task(sender.run())
+        except* (_Stalled, NodeDown) as ended:
+            report.broke_off(f"the load broke off: {ended.exceptions[0]}")
         elapsed = clock.monotonic() - begun
-        report.noted("messages acknowledged a second, kills included", f"{len(ledger.acknowledged) / elapsed:.0f}")
+        report.noted("messages acknowledged a second, deaths included", f"{len(ledger.acknowledged) / elapsed:.0f}")
         report.happened("load ended; waiting until everything is settled")
         await _settled(receiver, ledger, clock, report)
     finally:
         await node.stop()
         await receiver.stop()
+    report.happened("the node has stopped; its files are read")
     _judge(plan, folder / "data", receiver, ledger, report)
+    report.happened("done")
+
+
+def _senders(
+    plan: Plan, ledger: Ledger, clock: Clock, *, smtp: int, http: int, key: str
+) -> list[SmtpSender | HttpSender]:
+    """All clients, by SMTP at one port and by HTTP at the other."""
+    who, octets = f"a@{DOMAIN}", plan.octets
+    by_smtp = [
+        SmtpSender(ledger, clock, ("127.0.0.1", smtp), reverse_path=who, octets=octets)
+        for _ in range(plan.smtp_senders)
+    ]
+    by_http = [
+        HttpSender(ledger, clock, ("127.0.0.1", http), domain=DOMAIN, key=key, reverse_path=who, octets=octets)
+        for _ in range(plan.http_senders)
+    ]
+    return [*by_smtp, *by_http]
+
+
+async def _watch(ledger: Ledger, receiver: Receiver, *, clock: Clock, report: Report) -> None:
+    """Say how far the load is, and give it up when it stands still."""
+    seen, since, told = -1, clock.monotonic(), clock.monotonic()
+    while (count := len(ledger.acknowledged)) < ledger.total:
+        now = clock.monotonic()
+        if count != seen:
+            seen, since = count, now
+        elif now - since > STALLED_S:
+            raise _Stalled(f"nothing was acknowledged for {STALLED_S:.0f} s")
+        if now - told > PROGRESS_S:
+            told = now
+            report.happened(f"{count} acknowledged, {receiver.taken.total()} taken by the receiver")
+        await clock.sleep(1.0)
 
 
 async def _hurt(plan: Plan, node: Node, ledger: Ledger, *, clock: Clock, dice: Dice, report: Report) -> None:
@@ -133,13 +161,14 @@ async def _hurt(plan: Plan, node: Node, ledger: Ledger, *, clock: Clock, dice: D
             await clock.sleep(0.01)
         workers = node.workers()
         if death == "power":
+            report.happened("power cut")
             await node.kill_all()
         elif dice.random() < 0.25 or not workers:
+            report.happened("kill -9 of the supervisor")
             await node.kill_supervisor()
         else:
+            report.happened("kill -9 of a worker")
             node.kill(workers[int(dice.random() * len(workers))])
-        if number % 10 == 9:
-            report.happened(f"{number + 1} deaths, {len(ledger.acknowledged)} acknowledged")
 
 
 def _shuffle(things: list[str], dice: Dice) -> None:
@@ -152,17 +181,18 @@ async def _settled(receiver: Receiver, ledger: Ledger, clock: Clock, report: Rep
     """Wait until every acknowledged message arrived and nothing more comes."""
     give_up = clock.monotonic() + SETTLED_S
     seen, quiet_since, told = -1, clock.monotonic(), clock.monotonic()
+    missing = ledger.acknowledged
     while clock.monotonic() < give_up:
         arrived = receiver.taken.total() + receiver.dropped.total() + receiver.deferred
         now = clock.monotonic()
         if arrived != seen:
             seen, quiet_since = arrived, now
-        missing = sum(1 for path in ledger.acknowledged if not receiver.taken[path])
-        if (missing == 0 and now - quiet_since > QUIET_S) or now - quiet_since > 4 * QUIET_S:
+        missing = [path for path in missing if not receiver.taken[path]]
+        if (not missing and now - quiet_since > QUIET_S) or now - quiet_since > 4 * QUIET_S:
             return
         if now - told > PROGRESS_S:
             told = now
-            report.happened(f"{missing} still to be taken")
+            report.happened(f"{len(missing)} still to be taken")
         await clock.sleep(1.0)
 
 
@@ -175,11 +205,12 @@ def _judge(plan: Plan, data: Path, receiver: Receiver, ledger: Ledger, report: R
     )
     report.none_of("acknowledged and lost", sum(1 for path in acknowledged if not receiver.copies(path)))
     report.none_of("acknowledged without an accepted event", sum(1 for p in acknowledged if not books.accepted[p]))
-    report.none_of("acknowledged without exactly one final event", sum(1 for p in acknowledged if books.final[p] != 1))
+    report.none_of("acknowledged without exactly one final event", sum(1 for p in acknowledged if books.finals(p) != 1))
     report.none_of(
         "accepted in the log without exactly one final event",
-        sum(1 for path in books.accepted if books.final[path] != 1),
+        sum(1 for path in books.accepted if books.finals(path) != 1),
     )
+    report.none_of("recipients whose state is not what their events say", books.disagreeing)
     report.none_of("refused and delivered all the same", sum(1 for path in ledger.refused if receiver.copies(path)))
     twice = [path for path in {*receiver.taken, *receiver.dropped} if receiver.copies(path) > 1]
     report.none_of("duplicates without a possible-duplicate flag", sum(1 for p in twice if not books.flagged[p]))

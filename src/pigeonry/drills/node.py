@@ -14,11 +14,15 @@ from typing import Final
 
 from pigeonry.ports.environment import Clock
 
-__all__ = ["Node", "free_port"]
+__all__ = ["Node", "NodeDown", "free_port"]
 
 READY_S: Final = 30.0  # a node that is not ready by then has failed the drill
 PROBE_S: Final = 0.02  # seconds between two questions whether it is ready
 STOP_S: Final = 60.0  # seconds; twice what a drain may take by default
+
+
+class NodeDown(Exception):
+    """The node did not come up, or parts of it outlived it; the text is a sentence for the report."""
 
 
 def free_port() -> int:
@@ -77,7 +81,7 @@ class Node:
         give_up = self._clock.monotonic() + READY_S
         while not await self._greets():
             if self._clock.monotonic() > give_up:
-                raise RuntimeError(f"the node did not greet within {READY_S:.0f} s; see {self._log}")
+                raise NodeDown(f"the node did not greet within {READY_S:.0f} s; see {self._log}")
             await self._clock.sleep(PROBE_S)
 
     async def _greets(self) -> bool:
@@ -114,7 +118,7 @@ class Node:
         give_up = self._clock.monotonic() + READY_S
         while any(map(_runs, orphans)):
             if self._clock.monotonic() > give_up:
-                raise RuntimeError("workers outlived their supervisor")
+                raise NodeDown("workers outlived their supervisor")
             await self._clock.sleep(PROBE_S)
         await self.start()
 

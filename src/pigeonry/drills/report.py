@@ -52,6 +52,11 @@ class Report:
         """A figure that must be met to the unit."""
         self.figures.append(Figure(name, str(value), str(bar), value == bar))
 
+    def broke_off(self, why: str) -> None:
+        """The drill could not go on to its end, so no bar counts as met."""
+        self.happened(why)
+        self.figures.append(Figure(why, "broke off", "to its end", False))
+
     def noted(self, name: str, value: str) -> None:
         """A figure without a bar."""
         self.figures.append(Figure(name, value, "-", True))  # a fact, not an option
@@ -69,3 +74,8 @@ class Report:
             for figure in self.figures
         ]
         return "\n".join([f"drill {self.name}", *lines])
+
+    def record(self) -> str:
+        """The figures and the timeline, to be kept."""
+        timeline = [f"{at:8.1f} s  {what}" for at, what in self.timeline]
+        return "\n".join([self.text(), "", "timeline", *timeline, ""])
