@@ -4,8 +4,11 @@ uvicorn bounds how many requests are worked on, and how long an answered connect
 client that never ends its head, sends a body nobody reads, writes requests faster than they are answered, or does not
 read its answers. Those are here: counted as octets arrive, and judged by one sweep a second over all connections.
 
-Standards: RFC 9110 section 15.5.22, RFC 6585 section 5 (431), RFC 9112 section 9.3.2 (pipelining), section 7.1.2
-(trailers, which are read over).
+A request that asks for another protocol (Java's client does so each time) is read as if it had not asked. The parser
+would take its body for the other protocol's octets: the body was lost, or read as the next request.
+
+Standards: RFC 9110 sections 7.8 (Upgrade, which a server may ignore) and 15.5.22, RFC 6585 section 5 (431), RFC 9112
+section 9.3.2 (pipelining), section 7.1.2 (trailers, which are read over).
 Trust: the peer may be anyone; nothing here waits for a login.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
@@ -53,7 +57,7 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take octets, and end a request that has too many."""
         self._octets += len(data)
-        super().data_received(data)
+        self._read(data)
         if self._in_head:
             if self._octets > HEAD_OCTETS_MAX:
                 self._refuse_head()
@@ -86,6 +90,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is there. Trailers must not join the headers, which are being read already."""
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            return
         self._in_head = False
         self._until = self.loop.time() + BODY_S
         super().on_headers_complete()
@@ -95,9 +101,24 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """All of it is there."""
+        if self.parser.should_upgrade():
+            return
         self._until = math.inf
         self._octets = 0
         super().on_message_complete()
+
+    def _read(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            version, method = self.parser.get_http_version().encode("ascii"), self.parser.get_method()
+            headers = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+            head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(headers))
+            self.parser = httptools.HttpRequestParser(self)
+            self._read(head + data[upgrade.args[0] :])
 
     def _refuse_head(self) -> None:
         cycle: Any = self.cycle

@@ -188,3 +188,41 @@ async def test_connections_over_all_bounds_are_closed_unread(connect: Client) ->
     peers = [connect() for _ in range(4 + SPARE_CONNECTIONS + 1)]
     assert [peer.wire.aborted for peer in peers[-2:]] == [False, True]
     assert peers[0].protocol._until < math.inf
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, 120, 151, 160])
+@pytest.mark.parametrize("body", ["content-length: 32\r\n\r\n", "transfer-encoding: chunked\r\n\r\n20\r\n"])
+async def test_a_body_is_a_body_though_the_request_asks_for_another_protocol(body: str, cut: int) -> None:
+    seen: list[tuple[str, list[tuple[bytes, bytes]], bytes]] = []
+
+    async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+        octets, more = b"", True
+        while more:
+            event = await receive()
+            octets, more = octets + event.get("body", b""), event.get("more_body", False)
+        seen.append((scope["path"], scope["headers"], octets))
+        await _answer(scope, receive, send)
+
+    config = uvicorn.Config(app, http=BoundedHttp, ws="none", lifespan="off", log_config=None)
+    config.load()
+    peer = Peer(config, ServerState())
+    inner = b"GET /inner HTTP/1.1\r\nhost: a\r\n\r\n"
+    asked = b"POST /outer HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    octets = asked + body.encode() + inner
+    if "chunked" in body:
+        octets += b"\r\n0\r\n\r\n"
+    octets += b"GET /next HTTP/1.1\r\nhost: a\r\n\r\n"
+    peer.send(octets[:cut])
+    peer.send(octets[cut:])
+    await _turns()
+    assert [(path, octets) for path, _, octets in seen] == [("/outer", inner), ("/next", b"")]
+    assert [name for name, _ in seen[0][1]][:2] == [b"host", b"connection"]
+    assert peer.wire.written.count(b"HTTP/1.1 200 ") == 2
+
+
+async def test_a_tunnel_is_refused(connect: Client) -> None:
+    peer = connect()
+    peer.send(b"CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    await _turns()
+    assert peer.wire.written.startswith(b"HTTP/1.1 400 ")
+    assert peer.wire.closing
