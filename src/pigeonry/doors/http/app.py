@@ -121,7 +121,8 @@ class HttpDoor:
                         await self._post(scope, receive, send, name, mime=resource == "messages.mime")
                         return
             elif method == "OPTIONS":
-                await send_answer(send, 204, b"", headers=(_ALLOWED,))
+                await send({"type": "http.response.start", "status": 204, "headers": [_ALLOWED]})
+                await send({"type": "http.response.body"})  # and no content-length: RFC 9110 section 8.6
                 return
             scope[GUARD] = self._guard
             send = _with_key(scope, send)
