@@ -7,7 +7,7 @@ added behind those of the body.
 A file is turned into base64 lines as it arrives, in whole lines of 57 octets: the octets of a large attachment are in
 memory once, in the form in which they leave, and never as a second copy.
 
-Standards: RFC 7578 (multipart/form-data), RFC 8259 (JSON), WHATWG URL section 5 (urlencoded), RFC 1952 (gzip).
+Standards: RFC 7578 (multipart/form-data), RFC 2231 and RFC 2047 (names of files), RFC 8259 (JSON), WHATWG URL section 5 (urlencoded), RFC 1952 (gzip).
 Trust: hostile. Size, parts, fields, header lines and the growth of gzip are bounded before anything is built from them.
 """
 
@@ -26,6 +26,7 @@ from pigeonry.compose.form import Form, Upload
 from pigeonry.domain.errors import BadRequest, TooLarge
 from pigeonry.protocol.mime import charsets
 from pigeonry.protocol.mime.builder import BASE64_STRIDE, base64_lines, crlf_octets
+from pigeonry.protocol.mime.parser import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,9 +193,10 @@ class _Parts:
         assert segment is not None
         if self._lines is not None:
             lines, size = self._lines.finish()
-            if size or segment.filename:
+            filename = _file_name(segment)
+            if size or filename:
                 kind = segment.header("Content-Type", "") or ""
-                self._form.uploads.append(Upload(name, segment.filename or "", kind, size, lines))
+                self._form.uploads.append(Upload(name, filename, kind, size, lines))
         elif name == "message":
             if self._waiting:
                 self._kept += b"\r\n"
@@ -205,6 +207,12 @@ class _Parts:
             value = _text(name, self._kept, segment.charset or "utf-8")
             self._form.fields.setdefault(name, []).append(value)
             self._kept.clear()
+
+
+def _file_name(segment: MultipartSegment) -> str:
+    """A file's name. RFC 7578 knows one way to write it; mail libraries write those of mail."""
+    given = segment.header("Content-Disposition", "") or ""
+    return file_name(given) if "*" in given or "=?" in given else segment.filename or ""
 
 
 class _Lines:

@@ -25,13 +25,14 @@ from pigeonry.protocol.mime.encoded_words import decode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Part", "decoded", "leaves", "parse", "text"]
+__all__ = ["Part", "decoded", "file_name", "leaves", "parse", "text"]
 
 DEPTH_MAX: Final = 16  # multiparts in multiparts; mail programs make five at most
 PARTS_MAX: Final = 1_000  # of a whole message; what is beyond is not looked at
 BOUNDARIES_MAX: Final = 4_096  # lines that begin like a boundary: four times as many as there may be parts
 HEAD_OCTETS_MAX: Final = 16_384  # of a part's header section; what is beyond is not looked at
 PARAMETERS_MAX: Final = 64  # of one header; a long name in RFC 2231 takes ten
+_TEXTS: Final = frozenset({"text/plain", "text/html", "text/x-amp-html"})
 _PARAMETER: Final = re.compile(r';\s*+([^\s=;"]{1,60}+)\s*+=\s*+("(?:[^"\\]++|\\.)*+"|[^;"]*+)', re.DOTALL)
 _CONTINUED: Final = re.compile(r"([^*]+)(?:\*(\d{1,2}))?(\*)?")
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
@@ -67,9 +68,7 @@ class Part(msgspec.Struct, frozen=True):
     @property
     def is_text(self) -> bool:
         """Whether it is text to be read, not a file."""
-        return (
-            self.content_type in ("text/plain", "text/html") and self.disposition != "attachment" and not self.filename
-        )
+        return self.content_type in _TEXTS and self.disposition != "attachment" and not self.filename
 
 
 class _Budget(msgspec.Struct):
@@ -114,6 +113,11 @@ def text(octets: bytes, part: Part) -> str:
     except (LookupError, ValueError):
         shown = content.decode("utf-8", "replace")
     return shown.replace("\r\n", "\n")
+
+
+def file_name(disposition: str) -> str:
+    """The file name in a Content-Disposition, in any of the ways it is written; empty when there is none."""
+    return _structured(disposition.encode("utf-8", "replace"))[1].get("filename", "")
 
 
 def _padded(content: bytes) -> bool:

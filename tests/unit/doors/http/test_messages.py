@@ -307,3 +307,26 @@ async def test_json_that_grows_out_of_bounds_is_400(world: World, body: bytes, t
     answer = await world.ask("POST", "/v3/example.org/messages", body, headers={"content-type": "application/json"})
     assert answer.status == 400
     assert text in answer.json["message"]
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ('filename="gr\u00fcn.txt"', "gr\u00fcn.txt"),
+        ("filename*=UTF-8''gr%C3%BCn.txt", "gr\u00fcn.txt"),
+        ("filename=\"gruen.txt\"; filename*=UTF-8''gr%C3%BCn.txt", "gr\u00fcn.txt"),
+        ('filename*0="gr"; filename*1="un.txt"', "grun.txt"),
+        ('filename="=?utf-8?Q?gr=C3=BCn.txt?="', "gr\u00fcn.txt"),
+        ("filename=plain.txt", "plain.txt"),
+        ('filename="2*2.txt"', "2*2.txt"),
+    ],
+)
+async def test_a_file_keeps_its_name_in_whatever_way_it_is_written(world: World, disposition: str, name: str) -> None:
+    body, headers = multipart(USUAL)
+    file = f'Content-Disposition: form-data; name="attachment"; {disposition}\r\n\r\nx\r\n'
+    body = body.replace(b"------b0undary--", f"------b0undary\r\n{file}------b0undary--".encode())
+    answer = await world.ask("POST", "/v3/example.org/messages", body, headers=headers)
+    assert answer.status == 200
+    assert [attachment.filename for attachment in world.store.accepted[0].summary.attachments] == [name]
+    (sent,) = message_from_bytes(world.stored_body(), policy=policy.default).iter_attachments()
+    assert sent.get_filename() == name

@@ -45,6 +45,11 @@ async def test_a_stored_message_is_shown_in_its_parts(world: World) -> None:
     assert answer.headers["x-mailgun-key-id"] == "aaaaaaaa-00000001"
 
 
+async def test_the_amp_text_is_no_attachment(world: World) -> None:
+    shown = (await world.ask("GET", await send(world, amp_html="<html amp4email></html>"))).json
+    assert {entry["name"] for entry in shown["attachments"]} == {"a.pdf", "i.png"}
+
+
 async def test_it_is_shown_raw_when_asked_for(world: World) -> None:
     path = await send(world)
     shown = (await world.ask("GET", path, headers={"accept": "message/rfc2822"})).json
