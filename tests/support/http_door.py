@@ -219,12 +219,14 @@ class World:
         query: str = "",
         gone: bool = False,
         stuck: bool = False,
+        reads: asyncio.Event | None = None,
     ) -> Answer:
         """Send a request; the gate must be empty afterwards.
 
         Args:
             gone: The client goes away after what it sent.
             stuck: The client stays, but sends no more.
+            reads: Before it is set the client takes nothing of the answer.
         """
         chunks = [body] if isinstance(body, bytes) else list(body)
         given = {"host": "api.example.net", **(headers or {})}
@@ -244,7 +246,7 @@ class World:
             "client": ("192.0.2.7", 4711),
             "server": ("127.0.0.1", 8080),
         }
-        answer = await _converse(self.door, scope, chunks, gone=gone or stuck, stuck=stuck)
+        answer = await _converse(self.door, scope, chunks, gone=gone or stuck, stuck=stuck, reads=reads)
         assert self.gate.in_flight_octets == 0
         return answer
 
@@ -269,7 +271,9 @@ class _Clock(FixedClock):
         assert seconds == 0
 
 
-async def _converse(app: Any, scope: dict[str, Any], chunks: list[bytes], *, gone: bool, stuck: bool) -> Answer:
+async def _converse(
+    app: Any, scope: dict[str, Any], chunks: list[bytes], *, gone: bool, stuck: bool, reads: asyncio.Event | None
+) -> Answer:
     waiting = [
         {"type": "http.request", "body": chunk, "more_body": gone or number + 1 < len(chunks)}
         for number, chunk in enumerate(chunks)
@@ -284,6 +288,8 @@ async def _converse(app: Any, scope: dict[str, Any], chunks: list[bytes], *, gon
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
+        if reads is not None:
+            await reads.wait()
         sent.append(message)
 
     await app(scope, receive, send)

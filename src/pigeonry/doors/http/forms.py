@@ -7,7 +7,8 @@ added behind those of the body.
 A file is turned into base64 lines as it arrives, in whole lines of 57 octets: the octets of a large attachment are in
 memory once, in the form in which they leave, and never as a second copy.
 
-Standards: RFC 7578 (multipart/form-data), RFC 2231 and RFC 2047 (names of files), RFC 8259 (JSON), WHATWG URL section 5 (urlencoded), RFC 1952 (gzip).
+Standards: RFC 7578 (multipart/form-data), RFC 2231 and RFC 2047 (names of files), RFC 8259 (JSON), WHATWG URL section 5
+(urlencoded), RFC 1952 (gzip).
 Trust: hostile. Size, parts, fields, header lines and the growth of gzip are bounded before anything is built from them.
 """
 

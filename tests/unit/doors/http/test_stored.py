@@ -1,5 +1,9 @@
+import asyncio
+
+import msgspec
 import pytest
 
+from pigeonry.doors.http.v3 import stored
 from support.http_door import World, multipart
 
 USUAL = {
@@ -99,3 +103,19 @@ async def test_a_message_is_seen_through_its_own_domain_by_its_own_account(world
     assert (await world.ask("GET", path, key="key-basic")).status == 200
     answer = await world.ask("GET", path, key=None)
     assert (answer.status, answer.body) == (401, b"Forbidden")
+
+
+async def test_what_is_on_its_way_to_slow_clients_is_bounded(world: World) -> None:
+    path = await send(world)
+    accepted = world.store.accepted[0]
+    half = msgspec.structs.replace(accepted.summary, size=stored.READ_OCTETS_MAX // 2)
+    world.store.accepted[0] = msgspec.structs.replace(accepted, summary=half)
+    slow = [asyncio.create_task(world.ask("GET", path, reads=asyncio.Event())) for _ in range(2)]
+    await asyncio.sleep(0)
+    refused = await world.ask("GET", path)
+    assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    for where in (path, f"{path}/attachments/7", path):  # also one that ends in an error leaves its room
+        assert (await world.ask("GET", where)).status in {200, 404}
