@@ -38,7 +38,7 @@ class LocalDisk:
         self._root = root
 
     def append(self, path: str) -> AppendFile:
-        """Open for appending; a new file's folder is synced."""
+        """Open for appending; a new file's folder is synced, or else the file is not left: its name might not last."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         try:
             return _LocalFile(os.open(path, flags))
@@ -48,6 +48,7 @@ class LocalDisk:
             _sync_folder(os.path.dirname(path))  # noqa: PTH120  # paths are strings in this port
         except OSError:
             os.close(descriptor)
+            Path(path).unlink()
             raise
         return _LocalFile(descriptor)
 
