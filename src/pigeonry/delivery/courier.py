@@ -39,6 +39,7 @@ from pigeonry.telemetry.log import Logger
 
 __all__ = ["Content", "Courier", "Parts", "Settling"]
 
+_UNREADABLE: Final = "The message could not be read from storage."
 PAUSE_S: Final = 0.25  # seconds between looks whether outcomes can be settled again
 
 
@@ -190,7 +191,7 @@ class Courier:
             parts.settling.forget(pending.message, pending.serial)
             return
         except Fault:
-            parts.settling.postpone(pending, seconds=parts.limits.retry_content_s)
+            await self._unread(pending)
             return
         settle = parts.settlement(pending, message, outcome)
         deadline = parts.clock.monotonic() + parts.limits.settle_s
@@ -199,6 +200,19 @@ class Courier:
         task.add_done_callback(self._settled)
         if len(self._unsettled) >= parts.limits.unsettled_per_connection:
             await asyncio.wait(self._unsettled, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _unread(self, pending: Pending) -> None:
+        """The content cannot be had now: later perhaps, but not for ever, since a body that is spoilt stays so."""
+        parts = self._parts
+        try:
+            message = await parts.store.message(pending.message)
+        except Fault:
+            message = None
+        if message is None or parts.clock.now() < message.expires_at:
+            parts.settling.postpone(pending, seconds=parts.limits.retry_content_s)
+            return
+        settle = parts.settlement(pending, message, Deferred(Attempt(), 451, description=_UNREADABLE))
+        await parts.settling.settle(settle, deadline=parts.clock.monotonic() + parts.limits.settle_s)
 
     def _settled(self, task: asyncio.Task[None]) -> None:
         self._unsettled.discard(task)

@@ -22,7 +22,7 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.preparing import Preparing, Render
 from pigeonry.delivery.routing import NoRoute, Router
-from pigeonry.domain.errors import Fault, NotFound
+from pigeonry.domain.errors import Fault
 from pigeonry.domain.message import Message, Pending, Settle
 from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused
 from pigeonry.domain.route import EgressPath, Route
@@ -264,12 +264,14 @@ class Dispatcher:
     async def _conclude(self, pending: Pending, outcome: Deferred | Refused) -> None:
         """Settle a recipient for whom there was no conversation."""
         parts = self._parts
+        kept = parts.content.kept(pending.message)
         try:
-            message, _ = await parts.content.get(pending.message)
-        except NotFound:
-            parts.settling.forget(pending.message, pending.serial)
+            message = await parts.store.message(pending.message) if kept is None else kept[0]
         except Fault:
             parts.settling.postpone(pending, seconds=self._limits.retry_content_s)
+            return
+        if message is None:
+            parts.settling.forget(pending.message, pending.serial)
         else:
             settle = parts.settlement(pending, message, TEST_MODE if message.options.testmode else outcome)
             await parts.settling.settle(settle, deadline=parts.clock.monotonic() + self._limits.settle_s)

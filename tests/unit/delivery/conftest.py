@@ -190,6 +190,10 @@ class Store:
         self.stage.trace.append("dot-sent")
         self.stage.passed("dot-sent")
 
+    async def message(self, key: MessageKey) -> Message | None:
+        found = self.stage.messages.get(key.serial)
+        return None if found is None else found[0]
+
     async def recipient(self, pending: Pending) -> RecipientView | None:
         return self.views.get(pending.serial)
 
@@ -307,7 +311,7 @@ class Stage:
                 reverse_path=more.pop("reverse_path", "bounce@send.test"),
                 summary=EventMessage(MessageHeaders("1@send.test"), len(body)),
                 accepted_at=0.0,
-                expires_at=1e12,
+                expires_at=more.pop("expires_at", 1e12),
                 **more,
             ),
             body,

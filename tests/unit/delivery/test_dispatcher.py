@@ -6,7 +6,7 @@ import asyncio
 
 from pigeonry.domain.errors import NotFound, StoreBusy
 from pigeonry.domain.message import BodyKind, Options, RecipientState, RecipientView
-from pigeonry.domain.outcome import Deferred, Delivered, Refused
+from pigeonry.domain.outcome import Attempt, Deferred, Delivered, Refused
 
 
 def delivered(stage):
@@ -223,6 +223,28 @@ def test_recipient_whose_content_cannot_be_read_is_postponed(stage):
     stage.get = get
     stage.deliver(stage.pending(), stage.pending())
     assert (stage.postponed, stage.forgotten) == ([1], [2])
+
+
+def test_content_that_stays_unreadable_ends_its_recipient_at_the_expiry(stage):
+    async def get(key):
+        raise StoreBusy("The message on disk does not match its checksum.")
+
+    stage.site()
+    stage.get = get
+    stage.deliver(stage.pending(), stage.pending(expires_at=1.0))
+    assert stage.postponed == [1]
+    assert stage.settled == [2]
+    assert stage.outcomes[2] == Deferred(Attempt(), 451, description="The message could not be read from storage.")
+
+
+def test_who_cannot_be_reached_is_deferred_without_reading_what_was_to_be_sent(stage):
+    async def get(key):
+        raise AssertionError("nobody needs the body")
+
+    stage.in_memory = False
+    stage.get = get
+    stage.deliver(stage.pending("user@nowhere.test"))
+    assert isinstance(stage.outcomes[1], Refused)
 
 
 def test_batch_message_is_rendered_for_its_recipient(stage):
