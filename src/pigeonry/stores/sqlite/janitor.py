@@ -47,6 +47,7 @@ class Janitor:
         new_day: Begins today where mail is accepted, which a quiet worker would put off; called inside a turn.
         open_day: Makes a day's file of a shard with its numbers in it. May block.
         forget: Closes the read connections that others of this process have to a file.
+        sweep: Closes the read connections that are not used.
         turn: The writer's lock.
         gate: Held by who pages through what is due, and while recipients move between files.
         broken: To be set when a write stands half done.
@@ -60,6 +61,7 @@ class Janitor:
         new_day: Callable[[], Awaitable[None]],
         open_day: Callable[[Shard, int], None],
         forget: Callable[[str], Awaitable[None]],
+        sweep: Callable[[], Awaitable[None]],
         turn: asyncio.Lock,
         gate: asyncio.Lock,
         broken: asyncio.Event,
@@ -74,6 +76,7 @@ class Janitor:
         self._new_day = new_day
         self._open_day = open_day
         self._forget = forget
+        self._sweep = sweep
         self._turn = turn
         self._gate = gate
         self._broken = broken
@@ -102,6 +105,7 @@ class Janitor:
 
     async def round(self) -> None:
         """Look at every file once. A file that fails is left for the next round, save after a failed sync."""
+        await self._sweep()
         async with self._turn:
             with self._judged():
                 if not self._stopped():

@@ -113,6 +113,7 @@ class SqliteStore:
             new_day=self._new_day,
             open_day=self._open_day,
             forget=self._forget,
+            sweep=lambda: self._read_lane.run(self._readers.sweep),
             turn=self._writer.turn,
             gate=self._carry_gate,
             broken=self._writer.broken,

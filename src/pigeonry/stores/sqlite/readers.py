@@ -41,12 +41,14 @@ class Readers:
         self._writers = writers
         self._connections_max = connections_max
         self._open: dict[str, apsw.Connection] = {}
+        self._asked: set[str] = set()  # since the last sweep
 
     def day(self, shard: int, day: int) -> apsw.Connection | None:
         """A connection to read a day file by; None when there is no such file."""
         if not self._disk.shared_memory:
             return self._writers(shard, day)
         path = self._layout.day_file(shard, day)
+        self._asked.add(path)
         connection = self._open.pop(path, None)
         if connection is None:
             if self._disk.size(path) <= 0:
@@ -56,6 +58,16 @@ class Readers:
         while len(self._open) > self._connections_max:
             self._open.pop(next(iter(self._open))).close(force=True)
         return connection
+
+    def sweep(self) -> None:
+        """Close what nobody asked for since the last sweep.
+
+        While one is open its owner, perhaps another process, cannot take a finished day out of WAL mode, and a retired
+        day keeps its room on the disk.
+        """
+        for path in self._open.keys() - self._asked:
+            self.forget(path)
+        self._asked.clear()
 
     def forget(self, path: str) -> None:
         """Close the connection to a file that is finished or goes."""
