@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from pigeonry.domain.message import DotSent
 from pigeonry.net.disk import LocalDisk
 from pigeonry.net.lanes import ThreadLanes
+from pigeonry.ports.queue_store import RecoveryReport
 from pigeonry.stores.sqlite.queue_store import SqliteStore
+from support.day_files import accept_of
 from support.queue_stores import ForwardClock, SqliteMachine, accept, due, soon
 
 
@@ -44,6 +48,39 @@ async def test_last_words_void_a_message_before_anything_is_served(node: SqliteM
     assert await due(after) == []
     assert await after.message(work.message.key) is None
     await after.close()
+
+
+async def test_a_shard_that_is_taken_over_later_is_reported_with_what_was_mended(tmp_path: Path) -> None:
+    clock = ForwardClock()
+    reports: asyncio.Queue[RecoveryReport] = asyncio.Queue()
+    stores = [
+        SqliteStore(
+            str(tmp_path),
+            slot=0,
+            slots=1,
+            disk=LocalDisk(str(tmp_path)),
+            lanes=ThreadLanes(),
+            clock=clock,
+            taken=reports.put_nowait,
+        )
+        for _ in range(2)
+    ]
+    running = []
+    for store in stores:
+        await store.open()
+        running.append(asyncio.create_task(store.run()))
+    old, new = stores
+    waits = accept_of(old.allocate(1), "b@y.test", due=clock.now())
+    await old.commit(waits, deadline=clock.monotonic() + 10.0)
+    (pending,) = await due(old)
+    await old.commit(DotSent(pending, 1), deadline=clock.monotonic() + 10.0)
+    await old.close()
+    report = await reports.get()
+    assert (report.shard, report.pending, report.in_doubt) == (waits.message.key.shard, 1, 1)
+    assert report.repairs == ("Held back 1 recipients whose last attempt may have been delivered.",)
+    await new.close()
+    for task in running:
+        task.cancel()
 
 
 async def test_a_discarded_spool_leaves_no_file(node: SqliteMachine, tmp_path: Path) -> None:

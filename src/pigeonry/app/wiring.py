@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from pigeonry.domain.outcome import Outcome
     from pigeonry.domain.submission import Submission
     from pigeonry.ports.disk import Disk
+    from pigeonry.ports.queue_store import RecoveryReport
     from pigeonry.queue.event_ids import EventIds
     from pigeonry.telemetry.log import Logger
 
@@ -225,6 +226,11 @@ class Wiring:
                 self._log.warning("events_not_retired", reason=error.text)
             await self._clock.sleep(RETIRE_S)
 
+    def _tell_repairs(self, report: RecoveryReport) -> None:
+        """Say what was mended in a shard that a predecessor let go only after this worker had started."""
+        for repair in report.repairs:
+            self._log.warning("store_repaired", what=f"shard {report.shard}: {repair}")
+
     def _build_stores(self, data: str, *, slot: int, workers: int) -> None:
         settings, clock, lanes = self._settings, self._clock, self._lanes
         disk, shared = _disk(data), LocalDisk(data)  # what processes share is opened by all of them
@@ -240,6 +246,7 @@ class Wiring:
             clock=clock,
             shards=settings.node.shards,
             limits=limits,
+            taken=self._tell_repairs,
         )
         self._identity = SqliteDocuments(
             f"{data}/{IDENTITY_FILE}", disk=shared, lane=lanes.lane("identity"), clock=clock

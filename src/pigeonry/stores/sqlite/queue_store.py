@@ -62,6 +62,7 @@ class SqliteStore:
         slot, slots: Which worker this is, and of how many.
         shards: For a new store; an old one keeps its number.
         last_words: What ``last_words`` of the predecessor gave: messages to void before anything is served.
+        taken: Told of each shard that is taken over later than at the opening, and of what was mended in it.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class SqliteStore:
         shards: int = 16,
         limits: Limits | None = None,
         last_words: bytes = b"",
+        taken: Callable[[RecoveryReport], None] | None = None,
     ) -> None:
+        self._taken = taken
         self._slot, self._slots = slot, slots
         self._disk = disk
         self._clock = clock
@@ -324,7 +327,10 @@ class SqliteStore:
                 async with self._writer.turn:
                     if self._closing:
                         return
-                    await self._write_lane.run(self._take_over)
+                    reports = await self._write_lane.run(self._take_over)
+                for report in reports:
+                    if self._taken is not None:
+                        self._taken(report)
 
     async def _new_day(self) -> None:
         shard = self._accepting_shard()
