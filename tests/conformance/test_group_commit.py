@@ -168,6 +168,42 @@ async def test_a_void_that_finds_no_room_waits_for_it_and_nothing_is_seen_before
     assert await log(store) == [(1, b"")]
 
 
+async def test_a_body_file_is_not_discarded_while_its_message_may_be_stored(
+    store: SqliteStore, disk: FaultyDisk, clock: SetClock, lanes: InlineLanes
+) -> None:
+    """A crash before the void would leave a message that is ours to deliver, without its octets."""
+
+    def files() -> list[str]:
+        return [name for name in disk.list("/q/shards/0000/segments") if name.endswith(".body")]
+
+    spool = store.spool()
+    spool.write(b"x" * 300_000)
+    work = letter(store, "doubt@y.test", body=await spool.finish())
+    lanes.gate.clear()
+    doubtful = asyncio.ensure_future(store.commit(work, deadline=clock.time + 5.0))
+    await turns()
+    clock.time += 5.0
+    with pytest.raises(StoreInDoubt):
+        await doubtful
+    spool.discard()
+    lanes.gate.set()
+    await turns()
+    assert await due(store) == []
+    assert len(files()) == 1
+
+    spool = store.spool()
+    spool.write(b"x" * 300_000)
+    refused = letter(store, "full@y.test", body=await spool.finish())
+    assert len(files()) == 2
+    disk.is_full = lambda: True
+    with pytest.raises(StoreBusy):
+        await store.commit(refused, deadline=SOON)
+    spool.discard()
+    disk.calm()
+    await turns()
+    assert len(files()) == 1
+
+
 async def test_a_repeated_settle_changes_nothing(store: SqliteStore, clock: SetClock) -> None:
     await store.commit(letter(store, "b@y.test"), deadline=SOON)
     (pending,) = await due(store)

@@ -38,7 +38,7 @@ class Spool(Protocol):
         ...
 
     def discard(self) -> None:
-        """Forget it; safe to call at any time, also after ``finish`` (when the commit was refused)."""
+        """Forget it; safe to call at any time, also after ``finish``, when the commit was refused or is in doubt."""
         ...
 
 

@@ -35,6 +35,7 @@ class Shard:
         seq_next: The next seq for an event.
         seq_durable: The highest seq whose commit is durable.
         hidden: Serials of messages that may not be seen yet: their commit is under way, or it is to be voided.
+        held_files: Numbers of body files of their own whose messages may be stored although nobody was told so.
         doubts: Those to be voided, with the seq of their first event.
     """
 
@@ -46,6 +47,7 @@ class Shard:
         self.seq_next = 1
         self.seq_durable = 0
         self.hidden: set[int] = set()
+        self.held_files: set[int] = set()
         self.doubts: dict[int, int] = {}
         self.body_number = 0
         self._serial_next = 0

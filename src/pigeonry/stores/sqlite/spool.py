@@ -74,11 +74,10 @@ class BodySpool:
         return BodyRef(self._shard().number, self._number, -1, self._length, self._crc)
 
     def discard(self) -> None:
-        """Forget it, and its file."""
+        """Forget it, and its file; one whose message may be stored goes with its day."""
         self._chunks.clear()
-        if self._number:
-            number, self._number = self._number, 0
-            assert number
+        number, self._number = self._number, 0
+        if number and number not in self._shard().held_files:
             self._flush = asyncio.ensure_future(self._lane.run(self._remove))
             self._flush.add_done_callback(_seen)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
-from pigeonry.domain.message import Accept, DotSent, Note, Settle, Void
+from pigeonry.domain.message import Accept, BodyRef, DotSent, Note, Settle, Void
 from pigeonry.stores.sqlite import failure
 from pigeonry.stores.sqlite.segments import SyncFailed
 
@@ -245,6 +245,8 @@ class GroupWriter:
             part.items.append(item)
             if type(item.transition) is Accept:
                 shard.hidden.add(item.transition.message.key.serial)
+                if type(item.transition.body) is BodyRef:
+                    shard.held_files.add(item.transition.body.segment)
         return parts.values(), held_up
 
     async def _file(self, shard: Shard, day: int, item: _Waiting) -> DayFile | None:
@@ -333,13 +335,19 @@ class GroupWriter:
                 self.in_doubt.append(key)
                 self._void_first(Void(key, len(transition.recipients)))
                 return
-            self._unhide(shard, key.serial)
+            self._show(shard, transition)
         elif future is None and type(transition) is Void:
             shard.doubts.pop(transition.message.serial, None)
             self._unhide(shard, transition.message.serial)
             self.in_doubt.remove(transition.message)
         if future is not None and not future.done():
             future.set_result(None)
+
+    def _show(self, shard: Shard, accept: Accept) -> None:
+        """Whether it is stored or not, there is no doubt about it."""
+        self._unhide(shard, accept.message.key.serial)
+        if type(accept.body) is BodyRef:
+            shard.held_files.discard(accept.body.segment)
 
     def _void_first(self, void: Void) -> None:
         self._waiting.appendleft(_Waiting(void, deadline=float("inf"), future=None))
@@ -350,7 +358,7 @@ class GroupWriter:
         held_up = False
         for item in part.items:
             if type(item.transition) is Accept:
-                self._unhide(part.shard, item.transition.message.key.serial)
+                self._show(part.shard, item.transition)
             held_up |= self._refused(item, error)
         return held_up
 
