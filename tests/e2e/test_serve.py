@@ -50,6 +50,26 @@ def test_a_killed_worker_is_replaced_and_what_it_acknowledged_is_delivered(tmp_p
         assert node.stop() == 0
 
 
+def test_a_worker_that_cannot_start_is_tried_again_and_nobody_in_the_backlog_is_reset(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=1) as (node, _):
+        seal_key, away = tmp_path / "data.seal-key", tmp_path / "away"
+        seal_key.rename(away)
+        kill(node.workers()[0])
+        until(lambda: len(node.lines("worker_ended")) >= 3, "it was tried again")
+        assert [line["pause_s"] for line in node.lines("worker_ended")][:3] == [0.1, 0.2, 0.4]
+        assert node.lines("worker_failed")[0]["reason"].startswith("There is no seal key at ")
+        for times in (1, 2):
+            node.signal(signal.SIGHUP)
+            until(lambda times=times: len(node.lines("certificates_reloaded")) == times, "SIGHUP is heard all the same")
+        with socket.create_connection(("127.0.0.1", node.smtp), timeout=30.0) as early:
+            away.rename(seal_key)
+            node.signal(signal.SIGHUP)
+            assert early.recv(200).startswith(b"220 node.test ")
+        until(node.ready, "it serves again")
+        assert "Traceback" not in (tmp_path / "node.log").read_text()
+        assert node.stop() == 0
+
+
 def test_workers_end_when_the_supervisor_is_gone(tmp_path: Path) -> None:
     with serving(tmp_path) as (node, _):
         workers = node.workers()

@@ -149,8 +149,11 @@ class Serving:
         lines = (self.folder / "node.log").read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.log() if line["event"] == event]
+
     def said(self, event: str) -> bool:
-        return any(line["event"] == event for line in self.log())
+        return bool(self.lines(event))
 
     def send(self, recipient: str) -> None:
         """One message by SMTP; returns when it was acknowledged."""

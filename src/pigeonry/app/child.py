@@ -9,7 +9,21 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-from pigeonry.app.control import Channel, Drain, FromSupervisor, Go, Handed, Heard, LastWords, Prepared, Ready, Start
+from pigeonry.app.control import (
+    SILENCE_S_MAX,
+    START_S_MAX,
+    Beat,
+    Channel,
+    Drain,
+    FromSupervisor,
+    Go,
+    Handed,
+    Heard,
+    LastWords,
+    Prepared,
+    Ready,
+    Start,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,8 +93,8 @@ class Child:
         self._clock = clock
         self.slot = slot
         self.generation = generation
-        self.started_at = clock.monotonic()
-        self.heard_at = clock.monotonic()
+        self.started_at = self.heard_at = clock.monotonic()
+        self._beats = False
         self.prepared = asyncio.Event()
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
@@ -126,12 +140,18 @@ class Child:
         """Its exit status, negative for a signal; None while it runs."""
         return self._process.returncode
 
+    def is_stuck(self, now: float) -> bool:
+        """Whether it has been silent for longer than a loop that turns can be; ``now`` is monotonic seconds."""
+        return now - self.heard_at > (SILENCE_S_MAX if self._beats else START_S_MAX)
+
     async def attend(self) -> None:
         """Hear what it says until it is gone; ``ended`` is set when this returns."""
         try:
             while (message := await self._channel.from_worker()) is not None:
                 self.heard_at = self._clock.monotonic()
-                if isinstance(message, Prepared):
+                if isinstance(message, Beat):
+                    self._beats = True
+                elif isinstance(message, Prepared):
                     self.prepared.set()
                 elif isinstance(message, Ready):
                     self.report = message

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BEAT_S",
     "SILENCE_S_MAX",
+    "START_S_MAX",
     "Beat",
     "Certificates",
     "Channel",
@@ -37,6 +38,7 @@ __all__ = [
 
 BEAT_S: Final = 0.5  # how often a worker's loop says that it turns
 SILENCE_S_MAX: Final = 5.0  # a loop that says nothing for so long serves nobody: the worker is killed
+START_S_MAX: Final = 120.0  # imports on a busy machine, before the first beat can come
 _UNSENT_OCTETS_MAX: Final = 64 * 1024  # beats nobody reads are dropped, so that a stopped peer costs no memory
 
 

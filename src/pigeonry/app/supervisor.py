@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pigeonry.app import exits
 from pigeonry.app.child import Child, Plan
 from pigeonry.app.config import ConfigInvalid, worker_count
-from pigeonry.app.control import SILENCE_S_MAX, Certificates, Drain
+from pigeonry.app.control import Certificates, Drain
 from pigeonry.app.sockets import AddressTaken, Listener, bind, bind_command_socket, listeners_of
 from pigeonry.telemetry.log import configure
 
@@ -32,19 +32,23 @@ if TYPE_CHECKING:
     from pigeonry.ports.environment import Clock
     from pigeonry.telemetry.log import Logger
 
-__all__ = ["Supervisor", "pause_s"]
+__all__ = ["Supervisor", "drain_s_max", "pause_s"]
 
 PAUSE_S_MIN: Final = 0.1  # before the first restart
 PAUSE_S_MAX: Final = 30.0  # a worker that cannot start is tried again this often
 STEADY_S: Final = 30.0  # a worker that ran so long starts the count of failures anew
 TICK_S: Final = 0.5  # how often the beats are judged
-START_S_MAX: Final = 120.0  # imports and the opening of shards before the first beat must come
 AFTER_DRAIN_S: Final = 5.0  # beyond the drain a worker may need this to close its files
 
 
 def pause_s(failures: int) -> float:
     """Seconds to wait before a worker is started again after so many failures in a row."""
     return min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(failures - 1, 16)) if failures > 0 else 0.0
+
+
+def drain_s_max(drain_s: float) -> float:
+    """Seconds that a draining worker may take: for transactions, as many for deliveries, and some for its files."""
+    return 2.0 * drain_s + AFTER_DRAIN_S
 
 
 class Supervisor:
@@ -102,12 +106,13 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         async with asyncio.TaskGroup() as group:
             self._group = group
-            others = [group.create_task(work()) for work in (self._watch, self._reloads, self._report, beside)]
+            others = [group.create_task(work()) for work in (self._watch, self._reloads, beside)]
             slots = [group.create_task(self._keep(slot)) for slot in range(len(self._replace))]
             await asyncio.wait(slots)
             for task in others:
                 task.cancel()
         self._close()
+        self._log.info("stopped", at_once=bool(self._forced))
         return {0: exits.OK, int(signal.SIGINT): exits.INTERRUPTED}.get(self._forced, exits.FAILED)
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
@@ -177,6 +182,8 @@ class Supervisor:
         failures, generation, last_words = 0, 0, b""
         while not self._stop.is_set():
             generation += 1
+            self._replace[slot].clear()  # it starts with the settings of now
+            self._replacing.discard(slot)
             child = await self._spawn(slot, generation)
             if child is not None:
                 child.go(last_words)
@@ -193,7 +200,9 @@ class Supervisor:
             status = None if child is None else child.status
             self._log.error("worker_ended", slot=slot, status=status, failures=failures, pause_s=pause)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), pause)
+                await asyncio.wait_for(self._first(self._stop, self._replace[slot]), pause)
+            if self._replace[slot].is_set():
+                failures = 0  # somebody has mended something
 
     async def _spawn(self, slot: int, generation: int) -> Child | None:
         try:
@@ -227,7 +236,8 @@ class Supervisor:
             self._replace[slot].clear()
             generation += 1
             child = await self._succeed(slot, child, generation)
-            self._replacing.discard(slot)
+            if not self._replace[slot].is_set():
+                self._replacing.discard(slot)
 
     async def _succeed(self, slot: int, old: Child, generation: int) -> Child:
         """A prepared successor in place of the old worker; the old one when none could be prepared."""
@@ -253,7 +263,7 @@ class Supervisor:
         """Let it finish; kill it when it takes longer than it may."""
         child.send(Drain())
         try:
-            await asyncio.wait_for(child.ended.wait(), self._settings.node.drain_s + AFTER_DRAIN_S)
+            await asyncio.wait_for(child.ended.wait(), drain_s_max(self._settings.node.drain_s))
         except TimeoutError:
             self._log.warning("worker_killed", slot=child.slot, pid=child.pid, reason="it did not drain in time")
             child.kill()
@@ -280,15 +290,14 @@ class Supervisor:
             for child in list(self._children):
                 if late > TICK_S * 2:  # we stood still ourselves (a suspended machine): their silence proves nothing
                     child.heard_at = now
-                bound = SILENCE_S_MAX if child.heard_at > child.started_at else START_S_MAX
-                if now - child.heard_at > bound:
+                if child.is_stuck(now):
                     silent = round(now - child.heard_at, 1)
                     self._log.error("worker_stuck", slot=child.slot, pid=child.pid, silent_s=silent)
                     child.heard_at = now
                     child.kill()
 
     async def _report(self) -> None:
-        """Say once that all doors are open."""
+        """Say once when all doors are open."""
         while self._replacing or not self.readiness()[0]:
             await self._clock.sleep(TICK_S / 10)
         pending = sum(child.report.pending for child in self._serving.values())
@@ -296,16 +305,23 @@ class Supervisor:
         self._notifier.ready(f"{len(self._replace)} workers")
 
     async def _reloads(self) -> None:
-        """Read the configuration again whenever asked."""
-        while True:
-            await self._reload.wait()
-            self._reload.clear()
-            self._notifier.reloading(self._clock.monotonic())
-            try:
-                self._apply(self._read())
-            except (ConfigInvalid, AddressTaken) as error:
-                self._log.error("reload_refused", reason=str(error))
-            await self._report()
+        """Read the configuration again whenever asked, also while the last one is not served by all yet."""
+        report = self._group.create_task(self._report())
+        try:
+            while True:
+                await self._reload.wait()
+                self._reload.clear()
+                report.cancel()
+                self._notifier.reloading(self._clock.monotonic())
+                try:
+                    self._apply(self._read())
+                except (ConfigInvalid, AddressTaken) as error:
+                    self._log.error("reload_refused", reason=str(error))
+                for slot in set(range(len(self._replace))) - set(self._serving):
+                    self._replace[slot].set()  # who waits to be started again is tried now
+                report = self._group.create_task(self._report())
+        finally:
+            report.cancel()
 
     def _apply(self, settings: Settings) -> None:
         if worker_count(settings) != len(self._replace) or settings.node != self._settings.node:

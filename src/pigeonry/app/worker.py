@@ -79,24 +79,27 @@ async def _work(descriptor: int) -> int:
     if not isinstance(start, Start):
         return exits.FAILED
     from pigeonry.app.wiring import Wiring
+    from pigeonry.domain.errors import PigeonryError
     from pigeonry.net.environment import SystemClock
+    from pigeonry.net.sealing import SealKeyError
 
     clock = SystemClock()
     logger = log.configure(level=start.settings.log.level, form=start.settings.log.format, worker=start.slot)
-    wiring = await Wiring.build(
-        start.settings,
-        data=start.data,
-        sealing_key=start.sealing_key,
-        slot=start.slot,
-        workers=start.workers,
-        log=logger,
-    )
-    worker = _Worker(channel, start, wiring.node(), clock)
     try:
-        return await worker.run()
+        wiring = await Wiring.build(
+            start.settings,
+            data=start.data,
+            sealing_key=start.sealing_key,
+            slot=start.slot,
+            workers=start.workers,
+            log=logger,
+        )
+        return await _Worker(channel, start, wiring.node(), clock).run()
+    except (SealKeyError, PigeonryError) as error:
+        logger.error("worker_failed", reason=str(error))  # noqa: TRY400  # a sentence for the operator says it all
     except Exception:
         logger.exception("worker_failed")
-        return exits.FAILED
+    return exits.FAILED
 
 
 class _Worker:
@@ -115,7 +118,8 @@ class _Worker:
         async with asyncio.TaskGroup() as group:
             beats = group.create_task(self._beat())
             self._channel.send(Prepared())
-            told = await self._channel.from_supervisor()
+            while isinstance(told := await self._channel.from_supervisor(), Certificates):
+                self._node.reload_certificates()
             if isinstance(told, Go):
                 await self._live(told.last_words, group)
             beats.cancel()

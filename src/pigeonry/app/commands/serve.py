@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from pigeonry import __version__
 from pigeonry.app.config import default_data, load, sealing_key_path
 from pigeonry.app.output import ConfigFile
 
@@ -28,6 +29,8 @@ def serve(*, config: ConfigFile = None) -> int:
     seal_key = sealing_key_path(settings, os.environ)
     prepare(data, seal_key)
     lock = claim(data)
+    logger = log.configure(level=settings.log.level, form=settings.log.format)
+    logger.info("starting", version=__version__, config=config, data=data)
     supervisor = Supervisor(
         settings,
         read=lambda: load(config, os.environ),
@@ -35,7 +38,7 @@ def serve(*, config: ConfigFile = None) -> int:
         sealing_key=seal_key,
         clock=SystemClock(),
         notifier=Notifier(os.environ, pid=os.getpid()),
-        log=log.configure(level=settings.log.level, form=settings.log.format),
+        log=logger,
     )
     ops = NodeOps(supervisor, settings, data=data)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pigeonry.app.child import Child
+from pigeonry.app.control import SILENCE_S_MAX, START_S_MAX, Beat, FromWorker
+from pigeonry.net.environment import SystemClock
+
+
+class Ticking(SystemClock):
+    """Each look at it is a little later than the one before, as with a real clock."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def monotonic(self) -> float:
+        self.at += 1e-6
+        return self.at
+
+
+class Says:
+    """A worker's end of the channel, and its process."""
+
+    returncode = None
+
+    def __init__(self, *messages: FromWorker) -> None:
+        self._messages: Iterator[FromWorker] = iter(messages)
+
+    async def from_worker(self) -> FromWorker | None:
+        return next(self._messages, None)
+
+    async def wait(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def child(*messages: FromWorker) -> Child:
+    says: Any = Says(*messages)
+    return Child(says, says, slot=0, generation=1, clock=Ticking())
+
+
+async def test_a_worker_has_time_to_start_before_its_first_beat() -> None:
+    started = child()
+    await started.attend()
+    assert not started.is_stuck(started.started_at + START_S_MAX - 1.0)
+    assert started.is_stuck(started.started_at + START_S_MAX + 1.0)
+
+
+async def test_a_worker_that_has_beaten_once_must_go_on() -> None:
+    beating = child(Beat(0.0))
+    await beating.attend()
+    assert not beating.is_stuck(beating.heard_at + SILENCE_S_MAX - 1.0)
+    assert beating.is_stuck(beating.heard_at + SILENCE_S_MAX + 1.0)
