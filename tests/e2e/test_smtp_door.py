@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from pigeonry.app.tls import make_self_signed, server_context
-from support.process import need
+from support.process import need, need_perl
 from support.smtp_door import Bench
 
 TIME_S = 30.0
@@ -174,13 +174,14 @@ def test_a_drained_door_says_why_it_closes(door: Running) -> None:
     with smtplib.SMTP("127.0.0.1", door.port, timeout=TIME_S) as client:
         client.ehlo()
         ended: list[asyncio.Task[None]] = []
-        door.call(lambda: ended.append(asyncio.ensure_future(door.bench.door.drain())))
+        door.call(lambda: ended.append(asyncio.ensure_future(door.bench.door.drain(60.0))))
         assert client.getreply()[0] == 421
         assert client.sock is None or client.sock.recv(10) == b""
 
 
 def test_swaks_with_starttls_and_a_login(door: Running) -> None:
     need("swaks")
+    need_perl("Net::SSLeay")
     for method in ("PLAIN", "LOGIN"):
         done = subprocess.run(
             [

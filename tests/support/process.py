@@ -18,19 +18,24 @@ START_S = 20.0  # what a real part may take to come up on a busy machine
 def need(*programs: str) -> None:
     """Skip, loudly, when a real part is missing; with CI=true that is a failure."""
     missing = [name for name in programs if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None]
-    if not missing:
-        return
-    sentence = f"MISSING REAL PART: {', '.join(missing)} (as root, `make test` installs it from Debian)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(sentence)
-    pytest.skip(sentence)
+    if missing:
+        _miss(f"{', '.join(missing)} (as root, `make test` installs it from Debian)")
+
+
+def need_perl(module: str) -> None:
+    """As ``need``, for a module of Perl."""
+    if subprocess.run(["perl", f"-M{module}", "-e", "1"], capture_output=True, check=False).returncode:
+        _miss(f"{module} of Perl (as root, `make test` installs it from Debian)")
 
 
 def need_root() -> None:
     """Skip, loudly, without root; with CI=true that is a failure."""
-    if os.geteuid() == 0:
-        return
-    sentence = "MISSING REAL PART: root, to listen on port 25 of a loopback address"
+    if os.geteuid() != 0:
+        _miss("root, to listen on port 25 of a loopback address")
+
+
+def _miss(what: str) -> None:
+    sentence = f"MISSING REAL PART: {what}"
     if os.environ.get("CI") == "true":
         pytest.fail(sentence)
     pytest.skip(sentence)
