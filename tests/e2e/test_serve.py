@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pigeonry.app.tls import make_self_signed
 from support.process import free_port, until
 from support.serving import Serving, kill, runs, serving
@@ -90,18 +92,20 @@ def test_a_worker_whose_loop_stands_still_is_killed_and_that_is_said(tmp_path: P
         assert node.stop() == 0
 
 
-def test_a_transaction_under_way_is_finished_when_the_node_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA"])
+def test_a_transaction_under_way_is_finished_when_the_node_stops(tmp_path: Path, stage: str) -> None:
     with serving(tmp_path, workers=1) as (node, receiver):
         client = smtplib.SMTP("127.0.0.1", node.smtp, timeout=10)
         idle = smtplib.SMTP("127.0.0.1", node.smtp, timeout=10)
         idle.ehlo()
         client.ehlo()
-        client.mail("a@other.test")
-        client.rcpt("late@dest.test")
-        client.putcmd("DATA")
-        assert client.getreply()[0] == 354
+        commands = ["MAIL FROM:<a@other.test>", "RCPT TO:<late@dest.test>", "DATA"]
+        reached = ["MAIL", "RCPT", "DATA"].index(stage) + 1
+        replies = [client.docmd(command)[0] for command in commands[:reached]]
         node.signal(signal.SIGTERM)
         assert idle.getreply() == (421, b"4.3.2 Closing: the service is restarting, connect again")
+        replies += [client.docmd(command)[0] for command in commands[reached:]]
+        assert replies == [250, 250, 354]
         client.send(b"Subject: late\r\n\r\ntext\r\n.\r\n")
         assert client.getreply()[0] == 250
         assert client.getreply()[0] == 421
@@ -131,11 +135,11 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 
 def _send_or_come_back(node: Any, recipient: str) -> None:
-    """Send; a session that the drain meets at a command boundary is told 421 4.3.2, and its client comes back once."""
+    """Send; a session that the drain meets before it has begun a transaction may be told 421 4.3.2, and comes back."""
     try:
         node.send(recipient)
-    except smtplib.SMTPResponseException as refused:
-        if refused.smtp_code != 421 or b"4.3.2" not in bytes(refused.smtp_error):
+    except (smtplib.SMTPConnectError, smtplib.SMTPHeloError, smtplib.SMTPSenderRefused) as refused:
+        if refused.smtp_code != 421 or b"4.3.2" not in bytes(refused.smtp_error):  # type: ignore[arg-type]
             raise
         node.send(recipient)
 
@@ -159,6 +163,23 @@ def test_new_settings_are_served_by_successors_without_a_cut_transaction(tmp_pat
             replies = [client.rcpt(f"r{number}@dest.test")[0] for number in range(101)]
         assert replies == [250] * 100 + [452]
         assert not node.said("worker_ended")
+        assert node.stop() == 0
+
+
+def test_no_request_fails_while_new_settings_are_served(tmp_path: Path) -> None:
+    with serving(tmp_path) as (node, receiver):
+        key = node.key_for("ours.test")
+        before = node.workers()
+        sent = 0
+        for setting in ("keep_alive_s = 60", "keep_alive_s = 61"):
+            node.configure(http_more=setting)
+            node.signal(signal.SIGHUP)
+            while not (node.ready() and not set(node.workers()) & set(before)):
+                assert node.post("ours.test", key, f"r{sent}@dest.test") == 200
+                sent += 1
+                assert sent < 5_000
+            before = node.workers()
+        until(lambda: len(receiver.by_recipient) == sent, "all are delivered", 30.0)
         assert node.stop() == 0
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
 import smtplib
+import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -162,6 +165,30 @@ class Serving:
             client.sendmail("a@other.test", [recipient], b"Subject: x\r\n\r\ntext\r\n")
         finally:
             client.close()  # not QUIT: a 421 in its place, after the 250, is no reason to send again
+
+    def command(self, *words: str) -> Any:
+        """What a command of the shell prints as JSON."""
+        command = [sys.executable, "-m", "pigeonry", *words, "--config", str(self.config), "--json"]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout)
+
+    def key_for(self, domain: str) -> str:
+        """A new domain's API key."""
+        self.command("domain", "add", domain)
+        return str(self.command("key", "create", "--domain", domain)["key"])
+
+    def post(self, domain: str, key: str, recipient: str) -> int:
+        """One message by the API over a connection of its own; the status of the answer."""
+        fields = {"from": f"a@{domain}", "to": recipient, "subject": "x", "text": "x"}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http}/v3/{domain}/messages", urllib.parse.urlencode(fields).encode()
+        )
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"api:{key}".encode()).decode())
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """May this message come in now? Asked before a body is read, so that what is refused costs next to nothing.
 
-Refuses while the store sheds load, while the node drains, and when the bodies in flight would take more memory than
-they may. A refusal of load is an ``Overloaded`` with a time to come back; a domain that may not send gets its reason.
+Refuses while the store sheds load, and when the bodies in flight would take more memory than they may. A refusal of
+load is an ``Overloaded`` with a time to come back; a domain that may not send gets its reason. A node that drains
+refuses nothing that has reached it: what it accepts is durable, and its successor's to deliver.
 
 Hot path: no I/O, no await, no allocation.
 """
@@ -21,7 +22,6 @@ __all__ = ["Gate"]
 IN_FLIGHT_OCTETS_MAX: Final = 268_435_456  # 256 MiB of bodies a worker: ten of the largest, or 64,000 of 4 KB
 MESSAGE_OCTETS_MAX: Final = 27_262_976  # 26 MiB: a message of 25 MiB, and what a form puts around it
 SHED_RETRY_AFTER_S: Final = 5  # the store's own hiccups are shorter; a longer one sheds again
-DRAIN_RETRY_AFTER_S: Final = 2  # another worker accepts on the same socket
 
 
 class Gate:
@@ -44,16 +44,11 @@ class Gate:
         self._in_flight_octets_max = in_flight_octets_max
         self.message_octets_max = message_octets_max
         self._in_flight = 0
-        self._draining = False
 
     @property
     def in_flight_octets(self) -> int:
         """Octets of bodies that came in and are not answered yet."""
         return self._in_flight
-
-    def drain(self) -> None:
-        """Refuse everything from now on: the node is about to stop."""
-        self._draining = True
 
     def enter(self, octets: int) -> None:
         """Let a message in, or more of one; whoever enters leaves with as many octets.
@@ -64,8 +59,6 @@ class Gate:
         """
         if octets > self.message_octets_max:
             raise TooLarge(f"The message is larger than {self.message_octets_max} octets.")
-        if self._draining:
-            raise Overloaded("This server is about to stop. Try again.", retry_after_s=DRAIN_RETRY_AFTER_S)
         reason = self._store.reason_to_shed()
         if reason is not None:
             raise Overloaded("The server is busy. Try again later.", retry_after_s=SHED_RETRY_AFTER_S)

@@ -25,8 +25,8 @@ class SmtpSide(Protocol):
         """Makes the protocols of a listener."""
         ...
 
-    async def drain(self) -> None:
-        """End each session at its next command boundary with 421 4.3.2; return when none is left."""
+    async def drain(self, within_s: float) -> bool:
+        """End each session with 421 4.3.2 once no transaction is under way; whether all came to their end in time."""
         ...
 
     def stop(self) -> None:
@@ -71,13 +71,13 @@ class Doors:
             opened()
             await self._drained.wait()
 
-    async def drain(self) -> None:
-        """Accept nothing more; finish requests and SMTP transactions. The caller bounds it."""
+    async def drain(self, within_s: float) -> bool:
+        """Accept nothing more, finish requests and SMTP transactions; whether the latter ended in time."""
         for listener in self._mail:
             listener.close()
         for server in self._web:
             server.stop()
-        await self._smtp.drain()
+        return await self._smtp.drain(within_s)
 
     def ended(self) -> None:
         """Let ``run`` return; what still stands is cut."""

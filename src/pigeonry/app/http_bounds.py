@@ -29,6 +29,7 @@ HEAD_OCTETS_MAX: Final = 65_536  # request line and headers, to the next read; o
 REQUEST_OCTETS_MAX: Final = 67_108_864  # 64 MiB: the largest form is 26 MiB, twice that when it is badly chunked
 HEAD_S: Final = 20.0  # from the connection, or the first octet of a further request, to the end of the head
 BODY_S: Final = 90.0  # for the body; the messages API gives up before, with an answer
+LAST_S: Final = 1.0  # for a request that is on its way when the server stops: more than the way takes
 UNREAD_S: Final = 60.0  # for a peer to read on when its answer fills the buffers, or to take the end of it
 PIPELINED_MAX: Final = 32  # requests that wait behind the one being answered; each costs some 3 KB
 SPARE_CONNECTIONS: Final = 256  # over those that are served, which get a 503 to read; more are closed unread
@@ -45,6 +46,7 @@ class BoundedHttp(HttpToolsProtocol):
     _unread_until = math.inf  # by when the peer must have read on
     _octets = 0  # of the request being received
     _in_head = True
+    _last = False  # whether this is the last request to be answered: the server stops
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or close it when there are too many."""
@@ -71,6 +73,19 @@ class BoundedHttp(HttpToolsProtocol):
         elif self._unread_until == math.inf and self.transport.is_closing():
             self._unread_until = now + UNREAD_S
 
+    def shutdown(self) -> None:
+        """The server stops: close what is idle, but answer first whoever has come and was not heard yet."""
+        served = self.cycle is None or self.cycle.response_complete
+        if served and self._in_head and self._until < math.inf:
+            self._last = True
+            self.loop.call_later(LAST_S, self._close_unless_asked)
+        else:
+            super().shutdown()
+
+    def _close_unless_asked(self) -> None:
+        if self._in_head and not self.transport.is_closing():
+            self.transport.close()
+
     def pause_writing(self) -> None:
         """The peer does not read."""
         self._unread_until = self.loop.time() + UNREAD_S
@@ -96,6 +111,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._until = self.loop.time() + BODY_S
         super().on_headers_complete()
         self.headers = []
+        if self._last:
+            self.cycle.keep_alive = False
         if len(self.pipeline) > PIPELINED_MAX:
             raise _TooManyRequests
 

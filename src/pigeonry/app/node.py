@@ -18,7 +18,6 @@ from pigeonry.doors.commands.server import CommandDoor
 if TYPE_CHECKING:
     import socket
 
-    from pigeonry.admission.gate import Gate
     from pigeonry.app.doors import Doors
     from pigeonry.delivery.dispatcher import Dispatcher
     from pigeonry.doors.commands.server import Handler
@@ -49,7 +48,6 @@ class Parts(msgspec.Struct):
 
     clock: Clock
     store: SqliteStore
-    gate: Gate
     dispatcher: Dispatcher
     doors: Doors
     metrics: Metrics
@@ -103,14 +101,18 @@ class Node:
                 handlers = {"metrics": self._metrics, **parts.commands}
                 beside.append(group.create_task(CommandDoor(handlers).run(command)))
             await parts.doors.run(sockets, opened=self.opened.set)
-            await self._quiet(parts.dispatcher.drain(), "deliveries")
+            try:
+                async with asyncio.timeout(self._drain_s):
+                    await parts.dispatcher.drain()
+            except TimeoutError:
+                self._cut_short("deliveries")
             for task in reversed(beside):
                 task.cancel()
 
     async def drain(self) -> None:
         """Close the doors, finish what is under way; ``serve`` returns when it is done."""
-        self._parts.gate.drain()
-        await self._quiet(self._parts.doors.drain(), "transactions")
+        if not await self._parts.doors.drain(self._drain_s):
+            self._cut_short("transactions")
         self._parts.doors.ended()
 
     def heed(self, last_words: bytes) -> None:
@@ -147,13 +149,8 @@ class Node:
     async def _metrics(self, _argument: Any) -> bytes:
         return await self.page()
 
-    async def _quiet(self, ending: Coroutine[Any, Any, None], what: str) -> None:
-        """Wait for an end, but not for ever."""
-        try:
-            async with asyncio.timeout(self._drain_s):
-                await ending
-        except TimeoutError:
-            self.log.warning("drain_cut_short", what=what, after_s=self._drain_s)
+    def _cut_short(self, what: str) -> None:
+        self.log.warning("drain_cut_short", what=what, after_s=self._drain_s)
 
     async def _watch_store(self) -> None:
         await self._parts.store.broken.wait()

@@ -167,7 +167,6 @@ class Wiring:
         parts = Parts(
             clock=self._clock,
             store=self._store,
-            gate=self._gate,
             dispatcher=self._dispatcher,
             doors=doors,
             metrics=self._metrics,

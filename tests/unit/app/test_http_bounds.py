@@ -7,6 +7,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from pigeonry.app import http_bounds
 from pigeonry.app.http_bounds import (
     BODY_S,
     HEAD_OCTETS_MAX,
@@ -101,6 +102,38 @@ async def test_a_request_line_that_grows_without_end_is_refused(connect: Client)
     for _ in range(HEAD_OCTETS_MAX // 1000 + 2):
         peer.send(b"a" * 1000)
     assert peer.wire.closing
+
+
+ASKED = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", ASKED[:10], ASKED + ASKED[:10]])
+async def test_who_has_come_before_the_server_stops_is_answered_once(connect: Client, before: bytes) -> None:
+    peer = connect()
+    peer.send(before)
+    await _turns()
+    peer.protocol.shutdown()
+    assert not peer.wire.closing
+    peer.send((ASKED + ASKED)[len(before) :] if len(before) > len(ASKED) else ASKED[len(before) :] + ASKED)
+    await _turns()
+    assert peer.wire.written.count(b"connection: close\r\n") == 1
+    assert peer.wire.written.endswith(b"ok")
+    assert peer.wire.closing
+
+
+async def test_a_stopping_server_closes_what_is_idle_and_soon_what_is_silent(
+    connect: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_bounds, "LAST_S", 0.0)
+    idle, silent = connect(), connect()
+    idle.send(ASKED)
+    await _turns()
+    for peer in (idle, silent):
+        peer.protocol.shutdown()
+    assert idle.wire.closing
+    assert not silent.wire.closing
+    await _turns()
+    assert silent.wire.closing
 
 
 async def test_a_silent_connection_is_cut(connect: Client) -> None:

@@ -174,8 +174,15 @@ class Connection(asyncio.Protocol):
     # --- the door's side
 
     def drain(self) -> None:
-        """End at the next command boundary."""
+        """End where no transaction is under way: now, or when the one there is has ended."""
         self._finish(self._session.drain())
+
+    def give_up(self) -> bool:
+        """End a transaction that takes too long, with 421 unless its message is being stored; whether there was one."""
+        if self._linger_until:
+            return False
+        self._finish(self._session.time_out(_DRAINING))
+        return True
 
     def abort(self) -> None:
         """Close at once; a commit that runs is cancelled, and so voided: nobody was told of it."""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Accept", "Counts", "SmtpDoor"]
 
 SWEEP_S: Final = 1.0  # between two looks at the time of all connections
-DRAIN_S_MAX: Final = 60.0  # for clients in the middle of a text; then they are cut, and nothing was acknowledged
 DRAIN_STEP_S: Final = 0.05  # seconds between two looks at what is still under way
 
 
@@ -140,21 +139,28 @@ class SmtpDoor:
             await self.clock.sleep(SWEEP_S)
             self._sweep()
 
-    async def drain(self) -> None:
-        """End politely: 421 for new connections and, at its next command boundary, for each that stands.
+    async def drain(self, within_s: float) -> bool:
+        """End politely: 421 for new connections, and for each that stands when no transaction of its own is under way.
 
-        Returns once all are gone and all that was handed over is answered; after a minute the rest is cut.
+        Args:
+            within_s: Seconds that transactions may take; then the rest is told 421, and cut.
+
+        Returns:
+            Whether every transaction came to its end.
         """
         self.draining = True
-        until = self.clock.monotonic() + DRAIN_S_MAX
+        until = self.clock.monotonic() + within_s
         for connection in tuple(self.connections):
             connection.drain()
         while self.connections or self.tasks:
+            if self.clock.monotonic() >= until:
+                under_way = [connection.give_up() for connection in tuple(self.connections)]
+                await self.clock.sleep(DRAIN_STEP_S)  # for the 421 to leave
+                self.stop()
+                return not any(under_way)
             await self.clock.sleep(DRAIN_STEP_S)
             self._sweep()
-            if self.now >= until:
-                self.stop()
-                return
+        return True
 
     def stop(self) -> None:
         """Close all connections at once. What was handed over and not acknowledged is cancelled."""

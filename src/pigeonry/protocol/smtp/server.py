@@ -286,9 +286,12 @@ class SmtpServer:
         self.state = _CONNECTED
 
     def drain(self) -> Event | None:
-        """End the session with 421 4.3.2 at the next command boundary: now, or when the reply owed has been given."""
+        """End the session with 421 4.3.2 where no transaction is under way: now, or at the end of the one there is.
+
+        A client in a transaction may go on with it for as long as the driver lets it.
+        """
         self._draining = True
-        return self._end(replies.CLOSING) if self.state <= _CHUNKS else None
+        return self._end(replies.CLOSING) if self.state <= _GREETED else None
 
     def time_out(self, reply: Reply) -> Event | None:
         """End the session now, whatever it is about, unless the answer to a message is owed."""
@@ -299,7 +302,7 @@ class SmtpServer:
     def _advance(self) -> Event | None:
         while True:
             state = self.state
-            if self._draining and state <= _CHUNKS:
+            if self._draining and state <= _GREETED:
                 return self._end(replies.CLOSING)
             if self._at >= len(self._input):
                 self._drop_input()

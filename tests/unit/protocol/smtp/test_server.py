@@ -400,7 +400,7 @@ def test_starttls_is_refused_where_it_has_no_place() -> None:
 # --- ends
 
 
-@pytest.mark.parametrize("octets", [b"", ENVELOPE, ENVELOPE + b"BDAT 1\r\nx", b"NOO"])
+@pytest.mark.parametrize("octets", [b"", b"NOO", ENVELOPE + b"RSET\r\n", ENVELOPE + b"DATA\r\n.\r\n"])
 def test_draining_ends_an_idle_session_at_once(octets: bytes) -> None:
     talk = greeted()
     talk.say(octets)
@@ -419,11 +419,25 @@ def test_draining_waits_for_the_answer_that_is_owed() -> None:
     assert talk.ended is not None
 
 
-def test_draining_while_a_chunk_comes_in_waits_for_its_end() -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "codes"),
+    [
+        (
+            b"MAIL FROM:<a@b.test>\r\n",
+            b"RCPT TO:<c@d.test>\r\nDATA\r\nx\r\n.\r\n",
+            ["250 2.1.5", "354 End", "250 2.0.0"],
+        ),
+        (ENVELOPE, b"DATA\r\nx\r\n.\r\n", ["354 End", "250 2.0.0"]),
+        (ENVELOPE + b"BDAT 1\r\nx", b"BDAT 1 LAST\r\ny", ["250 2.0.0"]),
+        (ENVELOPE + b"BDAT 4\r\nab", b"cdRSET\r\n", ["250 2.0.0", "250 2.0.0"]),
+    ],
+)
+def test_draining_cuts_no_transaction(before: bytes, after: bytes, codes: list[str]) -> None:
     talk = greeted()
-    talk.say(ENVELOPE + b"BDAT 4\r\nab")
+    talk.say(before)
     assert talk.server.drain() is None
-    assert talk.codes(b"cdNOOP\r\n") == ["250 2.0.0", "421 4.3.2"]
+    assert talk.codes(after + ENVELOPE) == [*codes, "421 4.3.2"]
+    assert talk.ended is not None
 
 
 def test_time_is_up_unless_an_answer_is_owed() -> None:
