@@ -150,7 +150,12 @@ def test_a_taken_port_is_an_error_when_asked_for_and_else_the_next_is_taken(tmp_
         done = start_another(tmp_path / "other", "--http", run.http.removeprefix("http://"))
         assert run.end() == 0
     assert done.returncode == 1
-    assert "cannot be listened on: Address already in use" in done.stderr
+    taken = run.http.removeprefix("http://")
+    assert done.stderr == (
+        f"pigeonry: --http: {taken} cannot be listened on: Address already in use; another program has it. "
+        "Without --http the next free port is taken.\n"
+    )
+    assert "Port 8080 is taken: HTTP is on " in (tmp_path / "dev.log").read_text()
 
 
 def test_nothing_but_loopback_is_listened_on(tmp_path: Path) -> None:
@@ -163,7 +168,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with developing(tmp_path):
         done = start_another(tmp_path / "data")
     assert done.returncode == 7
-    assert done.stderr == f"pigeonry: {tmp_path}/data is in use by another process.\n"
+    assert done.stderr == (
+        f"pigeonry: {tmp_path}/data is in use by another process: end the `pigeonry` that runs on it, or name another.\n"
+    )
 
 
 def start_another(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -281,5 +281,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         node.config.write_text(node.config.read_text().replace(str(node.smtp), str(port)))
         done = serve(node.config)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"pigeonry: 127.0.0.1:{port} cannot be listened on: Address already in use"
+    assert done.stderr.splitlines()[-1] == (
+        f"pigeonry: smtp.listen: 127.0.0.1:{port} cannot be listened on: Address already in use; another program has it"
+    )
     assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from pigeonry.admission.registry import DnsRecord, DomainRegistry, sending_recor
 from pigeonry.auth.keys import digest_of
 from pigeonry.auth.register import Register
 from pigeonry.domain.address import ascii_domain, domain_of, parse_mailbox
-from pigeonry.domain.errors import Conflict, NotFound
+from pigeonry.domain.errors import BadAddress, Conflict, NotFound
 from pigeonry.domain.tenant import ApiKey, SendingDomain, SmtpCredential
 from pigeonry.ports.feed import KNOWN_S
 
@@ -119,7 +119,9 @@ class Accounts:
         try:
             made = await self.registry.create(name, account=account, any_sender=any_sender, sandbox=sandbox)
         except Conflict:
-            raise Conflict(f"Domain {name} is there already.") from None
+            raise Conflict(f"Domain {name} is there already: `pigeonry domain dns` prints its records.") from None
+        except BadAddress:
+            raise _no_domain(name) from None
         await self._clock.sleep(KNOWN_S)
         return made
 
@@ -130,7 +132,12 @@ class Accounts:
             BadAddress: It is no domain name.
             NotFound: There is none of that name.
         """
-        return await self.registry.find(ascii_domain(name))
+        try:
+            return await self.registry.find(ascii_domain(name))
+        except NotFound:
+            raise NotFound(f"Domain not found: {name}. `pigeonry domain list` shows those there are.") from None
+        except BadAddress:
+            raise _no_domain(name) from None
 
     async def domains(self) -> Sequence[SendingDomain]:
         """All domains by name."""
@@ -165,7 +172,10 @@ class Accounts:
             BadAddress: The login is no address.
             NotFound: Its domain is none of ours.
         """
-        login = parse_mailbox(login).lower()
+        try:
+            login = parse_mailbox(login).lower()
+        except BadAddress:
+            raise BadAddress(f"{login} is not an address, such as app@mail.example.org.") from None
         return await self.register.put_credential(login, password, domain=await self.domain(domain_of(login)))
 
     async def credentials(self, domain: str = "") -> Sequence[SmtpCredential]:
@@ -179,7 +189,7 @@ class Accounts:
             NotFound: There is no such login.
         """
         if not await self.register.delete_credential(login):
-            raise NotFound(f"SMTP login not found: {login}")
+            raise NotFound(f"SMTP login not found: {login}. `pigeonry smtp-cred list` shows those there are.")
 
     # -- development
 
@@ -201,3 +211,7 @@ class Accounts:
             await self.register.create_key(account=MAIN_ACCOUNT, secret=secret, description=DEV_KEY)
         await self.create_credential(login, password)
         return login
+
+
+def _no_domain(name: str) -> BadAddress:
+    return BadAddress(f"{name} is not a name that mail can be sent from, such as mail.example.org.")

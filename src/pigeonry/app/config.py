@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pigeonry.app.settings import Settings
+from pigeonry.app.settings import Settings, TlsSettings
 from pigeonry.net.sealing import CREDENTIAL
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "default_data",
     "load",
     "own_hostname",
+    "resolved",
     "sealing_key_path",
     "smarthost_of",
     "split_address",
@@ -86,6 +87,18 @@ def sealing_key_path(settings: Settings, environ: Mapping[str, str]) -> str:
     return str(Path(default_data(settings, environ)).absolute()) + ".seal-key"
 
 
+def resolved(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """The settings with what is left to the machine filled in."""
+    node = msgspec.structs.replace(
+        settings.node,
+        data=str(Path(default_data(settings, environ)).absolute()),
+        hostname=own_hostname(settings),
+        workers=worker_count(settings),
+        sealing_key=sealing_key_path(settings, environ),
+    )
+    return msgspec.structs.replace(settings, node=node)
+
+
 def worker_count(settings: Settings) -> int:
     """How many workers to run: as set, else one for each core we may use and the shards allow."""
     if settings.node.workers:
@@ -108,7 +121,7 @@ def split_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ValueError(f"{text!r} is not host:port")
+        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:8080")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
@@ -151,7 +164,10 @@ def _overlay(tree: dict[str, Any], environ: Mapping[str, str], problems: list[st
     """Put the environment's values over the file's."""
     sections = get_type_hints(Settings)
     for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX) or "__" not in name:
+        if not name.startswith(ENV_PREFIX):
+            continue
+        if "__" not in name:
+            _check_underscore(name, sections, problems)
             continue
         section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
         if section not in sections:
@@ -164,6 +180,13 @@ def _overlay(tree: dict[str, Any], environ: Mapping[str, str], problems: list[st
         table = tree.setdefault(section, {})
         if isinstance(table, dict):
             table[key] = _from_text(environ[name], hints[key])
+
+
+def _check_underscore(name: str, sections: Mapping[str, type], problems: list[str]) -> None:
+    """``PIGEONRY_SMTP_LISTEN`` was meant as a setting; what else begins with our name is not ours to judge."""
+    section, _, key = name[len(ENV_PREFIX) :].lower().partition("_")
+    if section in sections and key in get_type_hints(sections[section]):
+        problems.append(f"{name}: is no setting; did you mean {ENV_PREFIX}{section.upper()}__{key.upper()}?")
 
 
 def _from_text(text: str, hint: Any) -> Any:
@@ -252,6 +275,7 @@ def _judge(settings: Settings, problems: list[str]) -> None:
         problems.append("tls: cert and key belong together; one of them is missing")
     attempt("tls.cert", _readable, *([tls.cert] if tls.cert else []))
     attempt("tls.key", _readable, *([tls.key] if tls.key else []))
+    _judge_certificate(tls, problems)
     if (settings.http.tls_listen or settings.smtp.tls_listen) and not tls.cert:
         problems.append("tls.cert: is needed by the addresses in tls_listen")
     if settings.delivery.retry_base_s > settings.delivery.retry_cap_s:
@@ -261,6 +285,20 @@ def _judge(settings: Settings, problems: list[str]) -> None:
         problems.append(
             f"node.shards: is {settings.node.shards}; {workers} workers need at least {workers * SHARDS_PER_WORKER}"
         )
+
+
+def _judge_certificate(tls: TlsSettings, problems: list[str]) -> None:
+    """Two files that can be read may still be no pair."""
+    if any(problem.startswith("tls") for problem in problems) or not tls.cert:
+        return
+    from pigeonry.app.tls import server_context
+
+    try:
+        server_context(tls.cert, tls.key)
+    except OSError as error:
+        reason = getattr(error, "reason", "") or str(error)
+        said = "they are no pair" if reason == "KEY_VALUES_MISMATCH" else reason.lower().replace("_", " ")
+        problems.append(f"tls: {tls.cert} and {tls.key} cannot be used: {said}")
 
 
 def _trusted(text: str) -> None:

@@ -8,10 +8,12 @@ names nor to other sites' pages.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shlex
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,10 +59,13 @@ def choose_sockets(*, http: str | None, smtp: str | None) -> Mapping[str, socket
         ConfigInvalid: An address is malformed or not on loopback.
         AddressTaken: What was asked for cannot be had.
     """
-    return {
-        "http": _listen("http", http, HTTP_PORT),
-        "smtp": _listen("smtp", smtp, SMTP_PORT),
-    }
+    chosen = {"http": _listen("http", http, HTTP_PORT)}
+    try:
+        chosen["smtp"] = _listen("smtp", smtp, SMTP_PORT)
+    except BaseException:
+        chosen["http"].close()
+        raise
+    return chosen
 
 
 def _listen(door: Any, asked: str | None, usual: int) -> socket.socket:
@@ -71,12 +76,13 @@ def _listen(door: Any, asked: str | None, usual: int) -> socket.socket:
             raise ConfigInvalid([f"--{door}: {error}"]) from None
         if not is_loopback(host):
             raise ConfigInvalid([f"--{door}: {host} is not loopback; a development run listens nowhere else"])
-        return bind(Listener(door, host, port), slots=1)[0]
-    for port in range(usual, usual + PORTS_TRIED):
         try:
+            return bind(Listener(door, host, port), slots=1, named=f"--{door}")[0]
+        except AddressTaken as taken:
+            raise AddressTaken(f"{taken}. Without --{door} the next free port is taken.") from None
+    for port in range(usual, usual + PORTS_TRIED):
+        with contextlib.suppress(AddressTaken):
             return bind(Listener(door, HOST, port), slots=1)[0]
-        except AddressTaken:
-            continue
     raise AddressTaken(f"no port from {usual} to {usual + PORTS_TRIED - 1} is free; choose one with --{door}")
 
 
@@ -85,11 +91,15 @@ class DevRun:
 
     Args:
         sockets: Listening, by door.
+        asked: The doors whose address was asked for.
         data: The folder; made when it is not there.
     """
 
-    def __init__(self, sockets: Mapping[str, socket.socket], *, data: str, api_key: str, json: bool) -> None:
+    def __init__(
+        self, sockets: Mapping[str, socket.socket], *, asked: Collection[str], data: str, api_key: str, json: bool
+    ) -> None:
         self._sockets = sockets
+        self._asked = asked
         self._folder = Path(data).absolute()
         self._api_key = api_key
         self._json = json
@@ -152,6 +162,10 @@ class DevRun:
     async def _announce(self, node: Node, login: str) -> None:
         """Say where everything is, once it is there."""
         await node.opened.wait()
+        for door, usual in (("http", HTTP_PORT), ("smtp", SMTP_PORT)):
+            port = self._sockets[door].getsockname()[1]
+            if door not in self._asked and port != usual:
+                sys.stderr.write(f"Port {usual} is taken: {door.upper()} is on {port}.\n")
         facts = {
             "http": self._url(),
             "inbox": f"{self._url()}/inbox",
@@ -173,7 +187,7 @@ class DevRun:
 
     def _try_it(self) -> str:
         return (
-            f"curl -s --user api:{self._api_key} {self._url()}/v3/sandbox.localhost/messages \\\n"
+            f"curl -s --user {shlex.quote(f'api:{self._api_key}')} {self._url()}/v3/sandbox.localhost/messages \\\n"
             "  -F from='Ada <ada@sandbox.localhost>' -F to='bob@example.com' \\\n"
             "  -F subject='Hello' -F text='It works.'"
         )

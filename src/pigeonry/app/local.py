@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pigeonry.app.config import default_data, load, own_hostname, sealing_key_path, worker_count
-from pigeonry.app.installation import DIRECTORY_FILE, IDENTITY_FILE, prepare
+from pigeonry.app.installation import DIRECTORY_FILE, IDENTITY_FILE, check_owner, prepare
 from pigeonry.app.sockets import command_address
 from pigeonry.domain.errors import OwnerUnreachable
 from pigeonry.doors.commands.client import call
@@ -35,7 +35,7 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
     """Accounts over this node's Identity and Directory, whether it runs or not; a new installation is made.
 
     Raises:
-        ConfigInvalid, SealKeyError: As said there.
+        ConfigInvalid, FolderUnusable, SealKeyError: As said there.
     """
     from pigeonry.app.accounts import Accounts
     from pigeonry.auth.passwords import Passwords
@@ -47,6 +47,7 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
 
     settings, data = node_data(config)
     seal_key = sealing_key_path(settings, os.environ)
+    check_owner(Path(data))
     prepare(data, seal_key)
     disk, lanes, clock = LocalDisk(data), ThreadLanes(), SystemClock()
     identity = SqliteDocuments(f"{data}/{IDENTITY_FILE}", disk=disk, lane=lanes.lane("identity"), clock=clock)

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from pigeonry.app import exits
 from pigeonry.app.config import ConfigInvalid
+from pigeonry.app.installation import FolderUnusable
 from pigeonry.app.sockets import AddressTaken
 from pigeonry.domain.errors import Conflict, Fault, NotAllowed, NotAuthenticated, NotFound, PigeonryError
 from pigeonry.net.sealing import SealKeyError
@@ -79,6 +80,7 @@ def is_expected(error: BaseException) -> bool:
 _STATUSES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (ConfigInvalid, exits.CONFIG),
     (SealKeyError, exits.CONFIG),
+    (FolderUnusable, exits.CONFIG),
     (AddressTaken, exits.FAILED),
     (NotFound, exits.NOT_FOUND),
     (Conflict, exits.CONFLICT),

@@ -86,8 +86,8 @@ class NodeSettings(_Section, frozen=True):
         Meta(
             ge=0,
             le=3600,
-            description="Seconds that a stopping worker may take to finish the transactions it is in; after that "
-            "connections are closed. Nothing acknowledged is lost either way.",
+            description="Seconds that a stopping worker may take for the requests and SMTP transactions under way, and "
+            "as many again for deliveries; then connections are closed. Nothing acknowledged is lost either way.",
         ),
     ] = 30.0
 

@@ -7,6 +7,7 @@ that dies leaves its socket and what waits in it to its successor, so no connect
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -29,7 +30,21 @@ Door = Literal["http", "https", "smtp", "smtps", "ops"]
 
 
 class AddressTaken(Exception):
-    """An address cannot be listened on; the text says which and why."""
+    """An address cannot be listened on; the text says which and why, and what to do."""
+
+
+_SETTINGS: Final[dict[Door, str]] = {
+    "http": "http.listen",
+    "https": "http.tls_listen",
+    "smtp": "smtp.listen",
+    "smtps": "smtp.tls_listen",
+    "ops": "ops.listen",
+}
+_HINTS: Final = {
+    errno.EADDRINUSE: "; another program has it",
+    errno.EADDRNOTAVAIL: "; no interface of this machine has it",
+    errno.EACCES: "; a port under 1024 needs CAP_NET_BIND_SERVICE, which packaging/pigeonry.service gives",
+}
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -51,8 +66,11 @@ def listeners_of(settings: Settings) -> tuple[Listener, ...]:
     return tuple(Listener(door, *split_address(text)) for door, texts in doors for text in texts)
 
 
-def bind(listener: Listener, *, slots: int) -> tuple[socket.socket, ...]:
+def bind(listener: Listener, *, slots: int, named: str = "") -> tuple[socket.socket, ...]:
     """Sockets that listen on one address, one for each worker slot; port 0 takes a free port for all of them.
+
+    Args:
+        named: What the address was given by, for the error; left out: the setting of this door.
 
     Raises:
         AddressTaken: It cannot be had.
@@ -67,7 +85,9 @@ def bind(listener: Listener, *, slots: int) -> tuple[socket.socket, ...]:
     except OSError as error:
         for made in bound:
             made.close()
-        raise AddressTaken(f"{listener.host}:{port} cannot be listened on: {error.strerror}") from None
+        hint = _HINTS.get(error.errno or 0, "")
+        named = named or _SETTINGS[listener.door]
+        raise AddressTaken(f"{named}: {listener.host}:{port} cannot be listened on: {error.strerror}{hint}") from None
     return tuple(bound)
 
 

@@ -27,7 +27,7 @@ def server_context(cert: str, key: str) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(cert, key)
+    context.load_cert_chain(cert, key, _no_passphrase)
     return context
 
 
@@ -37,8 +37,13 @@ def reload(context: ssl.SSLContext, cert: str, key: str) -> None:
     Raises:
         OSError: As for ``server_context``.
     """
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-    context.load_cert_chain(cert, key)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, _no_passphrase)
+    context.load_cert_chain(cert, key, _no_passphrase)
+
+
+def _no_passphrase() -> str:
+    """Asked for where the key has one; without this OpenSSL would ask at the terminal, and wait."""
+    raise OSError("the key has a passphrase, and nobody is there to type it: write the key without one")
 
 
 def make_self_signed(cert: Path, key: Path, *, names: tuple[str, ...], now: float) -> None:

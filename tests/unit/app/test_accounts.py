@@ -7,7 +7,7 @@ import pytest
 from pigeonry.app.accounts import DEV_DOMAIN, MAIN_ACCOUNT, Accounts
 from pigeonry.auth.keys import KeyRing
 from pigeonry.auth.logins import Logins
-from pigeonry.domain.errors import BadRequest, Conflict, NotFound
+from pigeonry.domain.errors import BadAddress, BadRequest, Conflict, NotFound
 from support.tenancy import InlineLane, Tenancy
 
 
@@ -94,9 +94,14 @@ async def test_records_name_the_host(world: World):
 async def test_what_is_not_there_is_said_in_words_that_help(world: World):
     with pytest.raises(NotFound, match="pigeonry key list"):
         await world.accounts.delete_key("00000000-00000000")
-    with pytest.raises(NotFound, match=r"al@a\.example"):
+    with pytest.raises(NotFound, match="pigeonry smtp-cred list"):
         await world.accounts.delete_credential("al@a.example")
-    with pytest.raises(NotFound, match=r"a\.example"):
+    with pytest.raises(NotFound, match="pigeonry domain list"):
         await world.accounts.create_credential("al@a.example")
+    with pytest.raises(BadAddress, match="such as app@"):
+        await world.accounts.create_credential("al")
+    for attempt in (world.accounts.create_domain, world.accounts.domain):
+        with pytest.raises(BadAddress, match=r"-a\.example is not a name .*, such as"):
+            await attempt("-a.example")
     with pytest.raises(BadRequest):
         await world.accounts.create_domain("a.example") and await world.accounts.create_credential("al@a.example", "1")

@@ -1,9 +1,16 @@
+from __future__ import annotations
+
+import io
+import json
 import os
 import stat
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pigeonry.app import exits
 from pigeonry.app.cli import main
 
 
@@ -18,3 +25,100 @@ def test_what_a_command_makes_is_for_its_user_alone(tmp_path: Path, capsys: pyte
         os.umask(before)
     assert capsys.readouterr().out
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o700, 0o600}
+
+
+class Shell:
+    """Commands on an installation of their own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+        self.folder = folder
+        monkeypatch.setenv("PIGEONRY_NODE__DATA", str(folder / "data"))
+        monkeypatch.delenv("PIGEONRY_CONFIG", raising=False)
+
+    def run(self, *words: str, typed: str = "") -> tuple[int, str, str]:
+        """Exit status, standard output, standard error."""
+        self._monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        before = os.umask(0o077)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main(words)
+        finally:
+            os.umask(before)
+        said = self._capsys.readouterr()
+        assert "Traceback" not in said.err
+        return int(ended.value.code or 0), said.out, said.err
+
+    def json(self, *words: str, typed: str = "") -> Any:
+        """What a command that succeeds prints with ``--json``: one value on one line."""
+        status, out, err = self.run(*words, "--json", typed=typed)
+        assert (status, err, out.count("\n")) == (0, "", 1)
+        return json.loads(out)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(tmp_path, capsys, monkeypatch)
+
+
+def test_a_domain_a_key_and_a_login_are_made_listed_and_deleted(shell: Shell) -> None:
+    made = shell.json("domain", "add", "Example.org")
+    assert shell.json("domain", "dns", "example.org") == made
+    assert [record["record_type"] for record in made["sending_dns_records"]] == ["TXT", "TXT"]
+    key = shell.json("key", "create", "--domain", "example.org", "--description", "app")
+    assert [shown["id"] for shown in shell.json("key", "list")["items"]] == [key["id"]]
+    assert shell.json("smtp-cred", "add", "app@example.org", "--password-file", "-", typed="typed in\n")["password"]
+    assert [shown["login"] for shown in shell.json("smtp-cred", "list")["items"]] == ["app@example.org"]
+    assert shell.json("domain", "delete", "example.org") == {"name": "example.org", "deleted": True}
+    assert [shell.json(what, "list")["items"] for what in ("domain", "key", "smtp-cred")] == [[], [], []]
+
+
+def test_secrets_are_shown_once_and_kept_nowhere(shell: Shell) -> None:
+    shell.json("domain", "add", "example.org")
+    secrets = [shell.json("key", "create")["key"], shell.json("smtp-cred", "add", "app@example.org")["password"]]
+    listed = shell.run("key", "list")[1] + shell.run("smtp-cred", "list")[1] + shell.run("domain", "list")[1]
+    kept = b"".join(path.read_bytes() for path in shell.folder.rglob("*") if path.is_file())
+    for secret in secrets:
+        assert secret not in listed
+        assert secret.encode() not in kept
+    assert b"PRIVATE KEY" not in kept
+
+
+@pytest.mark.parametrize("source", ["/no/such/file", "/", "/bin/sh"])
+def test_a_password_file_that_cannot_be_read_is_named(shell: Shell, source: str) -> None:
+    shell.json("domain", "add", "example.org")
+    status, _, err = shell.run("smtp-cred", "add", "app@example.org", "--password-file", source)
+    assert status == 1
+    assert err.startswith(f"pigeonry: --password-file: {source} cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("domain add a_b", exits.FAILED, "a_b is not a name that mail can be sent from, such as mail.example.org."),
+        ("domain dns a.example", exits.NOT_FOUND, "`pigeonry domain list` shows those there are."),
+        ("key delete x", exits.NOT_FOUND, "`pigeonry key list` shows those there are."),
+        ("smtp-cred delete x@a.example", exits.NOT_FOUND, "`pigeonry smtp-cred list` shows those there are."),
+        ("smtp-cred add x", exits.FAILED, "x is not an address, such as app@mail.example.org."),
+        ("queue show", exits.UNREACHABLE, "does `pigeonry serve` run with this configuration?"),
+        ("queue drop x", exits.NOT_FOUND, "Message not found"),
+        ("serve --config /no/such", exits.CONFIG, "/no/such: cannot be read (No such file or directory)"),
+        ("dev --api-key=", exits.CONFIG, "--api-key: a key has 1 to 256 characters that can be typed"),
+        ("dev --data=", exits.CONFIG, "--data: names no folder"),
+        ("dev --smtp 25", exits.CONFIG, "--smtp: '25' is not host:port, such as 127.0.0.1:8080"),
+    ],
+)
+def test_an_error_says_what_to_do_next_and_has_its_status(shell: Shell, words: str, status: int, sentence: str) -> None:
+    got, out, err = shell.run(*words.split())
+    assert (got, out) == (status, "")
+    assert err.startswith("pigeonry: ")
+    assert sentence in err
+
+
+def test_the_settings_are_shown_as_they_would_be_used(shell: Shell) -> None:
+    shown = shell.json("config", "show")
+    assert shown["node"]["data"] == str(shell.folder / "data")
+    assert tomllib.loads(shell.run("config", "show")[1]) == shown
+    assert shell.json("config", "check") == {"valid": True, "problems": []}
+    assert shell.json("config", "schema") == json.loads(shell.run("config", "schema")[1])

@@ -8,11 +8,13 @@ from pigeonry.app.config import (
     ConfigInvalid,
     default_data,
     load,
+    resolved,
     sealing_key_path,
     smarthost_of,
     split_address,
     worker_count,
 )
+from pigeonry.app.tls import make_self_signed
 
 
 def written(folder: Path, text: str) -> str:
@@ -111,6 +113,26 @@ def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
     assert problems(tmp_path, f'[tls]\ncert = "{cert}"\n') == [
         "tls: cert and key belong together; one of them is missing"
     ]
+
+
+def test_files_that_are_no_pair_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_self_signed(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", names=("localhost",), now=1_800_000_000.0)
+    said = problems(tmp_path, f'[tls]\ncert = "{tmp_path}/a.pem"\nkey = "{tmp_path}/b.key"')
+    assert said == [f"tls: {tmp_path}/a.pem and {tmp_path}/b.key cannot be used: they are no pair"]
+
+
+def test_what_is_left_to_the_machine_can_be_shown() -> None:
+    node = resolved(load(None, {}), {"STATE_DIRECTORY": "/var/lib/p"}).node
+    assert (node.data, node.sealing_key) == ("/var/lib/p", "/var/lib/p.seal-key")
+    assert node.hostname
+    assert node.workers >= 1
+
+
+def test_a_variable_with_one_underscore_too_few_is_an_error_and_what_others_set_is_not() -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        load(None, {"PIGEONRY_SMTP_LISTEN": "127.0.0.1:25", "PIGEONRY_SMTP_PORT_25_TCP": "tcp://10.0.0.1:25"})
+    assert caught.value.problems == ["PIGEONRY_SMTP_LISTEN: is no setting; did you mean PIGEONRY_SMTP__LISTEN?"]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from pigeonry.app.tls import make_self_signed, reload, server_context
 
@@ -21,6 +22,15 @@ def test_the_key_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_nothing_older_than_tls_1_2_is_spoken(tmp_path: Path) -> None:
     assert server_context(*pair(tmp_path, "a")).minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    cert, key = pair(tmp_path, "a")
+    private = serialization.load_pem_private_key(Path(key).read_bytes(), None)
+    sealed = serialization.BestAvailableEncryption(b"secret")
+    Path(key).write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed))
+    with pytest.raises(OSError, match="has a passphrase"):
+        server_context(cert, key)
 
 
 def test_a_pair_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pigeonry.app import exits
-from pigeonry.app.config import ConfigInvalid, load
+from pigeonry.app.config import ConfigInvalid, load, resolved
 from pigeonry.app.output import ConfigFile, Json, complain, print_json
 from pigeonry.app.settings import Settings
 
@@ -35,15 +35,18 @@ def check(*, config: ConfigFile = None, json: Json = False) -> int:
 
 def show(*, config: ConfigFile = None, json: Json = False) -> None:
     """Print the settings as they would be used. There is no secret among them: they name files that hold secrets."""
-    tables: dict[str, dict[str, Any]] = msgspec.to_builtins(load(config, os.environ))
+    tables: dict[str, dict[str, Any]] = msgspec.to_builtins(resolved(load(config, os.environ), os.environ))
     if json:
         print_json(tables)
         return
     for name, table in tables.items():
-        rows = "".join(f"{key} = {text_json.dumps(value)}\n" for key, value in table.items())
+        rows = "".join(f"{key} = {text_json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items())
         sys.stdout.write(f"[{name}]\n{rows}\n")
 
 
-def schema() -> None:
+def schema(*, json: Json = False) -> None:
     """Print the JSON Schema of the file, for editors."""
+    if json:
+        print_json(msgspec.json.schema(Settings))
+        return
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Settings)), indent=2).decode() + "\n")

@@ -28,8 +28,16 @@ def dev(
     """
     import uvloop
 
+    from pigeonry.app.config import ConfigInvalid
     from pigeonry.app.dev import DevRun, choose_sockets
+    from pigeonry.auth.keys import SECRET_OCTETS_MAX
 
-    run = DevRun(choose_sockets(http=http, smtp=smtp), data=data, api_key=api_key, json=json)
+    problems = [] if data else ["--data: names no folder"]
+    if not (api_key.isascii() and api_key.isprintable() and 0 < len(api_key) <= SECRET_OCTETS_MAX):
+        problems.append(f"--api-key: a key has 1 to {SECRET_OCTETS_MAX} characters that can be typed")
+    if problems:
+        raise ConfigInvalid(problems)
+    asked = {door for door, address in (("http", http), ("smtp", smtp)) if address is not None}
+    run = DevRun(choose_sockets(http=http, smtp=smtp), asked=asked, data=data, api_key=api_key, json=json)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run.run())

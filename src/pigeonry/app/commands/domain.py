@@ -89,5 +89,8 @@ def _print(domain: SendingDomain, records: Sequence[DnsRecord], *, json: bool) -
     rows = [msgspec.to_builtins(record) for record in records]
     if json:
         print_json({**_described(domain), "sending_dns_records": rows})
-    else:
+    elif not sys.stdout.isatty():
         print_rows(rows, ("record_type", "name", "value"))
+    else:  # no table: a value is to be copied whole
+        for record in records:
+            sys.stdout.write(f"{record.record_type} {record.name}\n{record.value}\n\n")

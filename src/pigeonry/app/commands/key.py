@@ -47,7 +47,7 @@ def show_all(*, config: ConfigFile = None, json: Json = False) -> None:
         async with open_accounts(config) as accounts:
             return await accounts.keys()
 
-    columns = ("id", "role", "domain", "description", "account", "revoked")
+    columns = ("id", "role", "domain", "description", "account")
     rows = [{name: getattr(key, name) for name in columns} for key in asyncio.run(work())]
     if json:
         print_json({"items": rows})

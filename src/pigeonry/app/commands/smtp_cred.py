@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from pigeonry.app.local import open_accounts
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
+from pigeonry.domain.errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ def add(
     login: Login,
     /,
     *,
-    password_file: Annotated[str, Parameter(help=_PASSWORD_HELP)] = "",
+    password_file: Annotated[str, Parameter(help=_PASSWORD_HELP, allow_leading_hyphen=True)] = "",
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -87,5 +89,9 @@ def _read_password(source: str) -> str:
         return ""
     if source == "-":
         return sys.stdin.readline().rstrip("\r\n")
-    with open(source, encoding="utf-8") as file:  # noqa: PTH123  # a path from the command line
-        return file.readline().rstrip("\r\n")
+    try:
+        with Path(source).open(encoding="utf-8") as file:
+            return file.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise BadRequest(f"--password-file: {source} cannot be read: {reason}") from None
