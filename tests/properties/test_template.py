@@ -1,5 +1,7 @@
 """What ``Checker`` passes renders, the same each time, and writes no header of its own."""
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +32,8 @@ def pieces(draw: st.DrawFn) -> list[Piece]:
         source = draw(SOURCE if body else HEADER_SOURCE)
         if kind == template.ADDRESSES:
             source = draw(st.sampled_from(["%recipient.a% <a@b.com>", "%recipient%", "%recipient.b%@c.com", source]))
+        if kind == template.JSON_HEADER:
+            source = json.dumps({"k": [source, {"%": source}], "n": 1}, ensure_ascii=draw(st.booleans()))
         out.append(Slot(kind, source + "\r\n" if body else source, "" if body else f"X-{kind}"))
     return out
 
@@ -39,7 +43,12 @@ def test_what_the_check_passes_always_renders_the_same(given_pieces: list[Piece]
     checker = template.Checker(given_pieces)
     assert checker.keys <= {"a", "b"}
     (recipient,) = batch_recipients(
-        [Address("r@example.com", name)], (), {"r@example.com": {"a": a, "b": b}}, keys=checker.keys, due=0.0
+        [Address("r@example.com", name)],
+        (),
+        {"r@example.com": {"a": a, "b": b}},
+        keys=checker.keys,
+        due=0.0,
+        user_variables={},
     )
     octets = b"".join(template.stored(given_pieces))
     try:

@@ -76,7 +76,8 @@ def summary(
 ) -> EventMessage:
     """What the message's events repeat.
 
-    A batch's ``to`` and ``subject`` stand as they were given, with placeholders: the events share this one summary.
+    A batch's ``subject`` stands as it was given, with placeholders, for its events share this one summary; its ``to``
+    becomes the recipient's address in each (``domain.message.as_told_of``).
     ``recipients`` is left out of a batch, where each recipient is alone, and over 50.
     """
     shown = not batch and len(recipients) <= RECIPIENTS_SHOWN_MAX

@@ -71,7 +71,7 @@ class HeadWriter:
     def annotations(self, settings: Settings) -> None:
         """Write tags and user variables, which stay in the delivered message unless suppressed."""
         if settings.variables and settings.shows("x-mailgun-variables"):
-            self.json("X-Mailgun-Variables", json.dumps(settings.variables))
+            self.json("X-Mailgun-Variables", json.dumps(settings.variables, ensure_ascii=False))
         if settings.tags and settings.shows("x-mailgun-tag"):
             for tag in settings.tags:
                 self.raw(b"X-Mailgun-Tag: %b\r\n" % tag.encode("ascii"))

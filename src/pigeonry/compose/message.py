@@ -87,7 +87,7 @@ def compose_message(
     pieces = writer.pieces
     pieces += builder.assemble(leaves, inline=inline, attachments=attachments, boundary=identity.boundary)
     if variables is not None:
-        recipients = check_batch(to, cc + bcc, variables, pieces, due=settings.deliver_at)
+        recipients = check_batch(to, cc + bcc, variables, pieces, settings=settings)
         octets = template.stored(pieces)
     else:
         recipients = same_for_all((to, cc, bcc), due=settings.deliver_at)
@@ -240,11 +240,18 @@ def _files(uploads: Sequence[Upload]) -> tuple[list[Attachment], list[Attachment
 
 
 def check_batch(
-    to: Sequence[Address], copies: Sequence[Address], variables: str, pieces: Sequence[Piece], *, due: float
+    to: Sequence[Address], copies: Sequence[Address], variables: str, pieces: Sequence[Piece], *, settings: Settings
 ) -> tuple[NewRecipient, ...]:
     """The recipients of a batch, each checked to be renderable."""
     checker = template.Checker(pieces)
-    recipients = batch_recipients(to, copies, read_variables(variables), keys=checker.keys, due=due)
+    recipients = batch_recipients(
+        to,
+        copies,
+        read_variables(variables),
+        keys=checker.keys,
+        due=settings.deliver_at,
+        user_variables=settings.variables,
+    )
     for recipient in recipients:
         checker.check(address=recipient.address, variables=recipient.variables)
     return recipients

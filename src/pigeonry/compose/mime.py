@@ -91,7 +91,7 @@ def compose_mime(
     tail = memoryview(message)[body:]
     if variables is not None:
         pieces = [*writer.pieces, *_opened(kept, bytes(message), body)]
-        recipients = check_batch(to, (), variables, pieces, due=settings.deliver_at)
+        recipients = check_batch(to, (), variables, pieces, settings=settings)
         octets = template.stored(pieces)
     else:
         recipients = same_for_all((to,), due=settings.deliver_at)

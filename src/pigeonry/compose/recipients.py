@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from pigeonry.compose import template
+from pigeonry.compose.settings import shortened
 from pigeonry.compose.template import NAME_KEY, TO_KEY
 from pigeonry.domain.address import parse_mailbox
 from pigeonry.domain.errors import BadAddress, BadRequest
-from pigeonry.domain.message import NewRecipient
+from pigeonry.domain.message import USER_VARIABLES_KEY, NewRecipient
 from pigeonry.protocol.mime.addresses import Address, parse_list
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ def batch_recipients(
     *,
     keys: Collection[str],
     due: float,
+    user_variables: dict[str, Any],
 ) -> tuple[NewRecipient, ...]:
     """A recipient with its variables for each ``to``, and for each copy of it.
 
@@ -106,11 +109,15 @@ def batch_recipients(
         variables: What ``read_variables`` returned.
         keys: What the message asks for; other variables are not kept.
         due: When to deliver.
+        user_variables: The message's; where they have placeholders, each recipient keeps its own.
 
     Raises:
         BadRequest: They are more than a thousand, or what is to be kept with them is too large.
     """
     _bound(len(to) * (1 + len(copies)))
+    personal = any(map(template.has_placeholder, template.strings(user_variables)))
+    if personal:
+        keys = {*keys, *template.placeholder_keys(template.strings(user_variables))}
     recipients: list[NewRecipient] = []
     kept = 0
     for address in to:
@@ -118,6 +125,9 @@ def batch_recipients(
         values = {key: _text(given[key]) for key in keys if key in given}
         if address.display:
             values[NAME_KEY] = address.display
+        if personal:
+            own = template.filled_value(user_variables, address=address.mailbox, variables=_ENCODER.encode(values))
+            values[USER_VARIABLES_KEY] = shortened(own).decode()
         encoded = _ENCODER.encode(values)
         kept += len(encoded) * (1 + len(copies))
         if kept > KEPT_OCTETS_MAX:

@@ -26,7 +26,15 @@ from pigeonry.protocol.mime.headers import fields, is_field_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["CONTROL_PREFIX", "DEFAULTS", "Settings", "control_parameters", "read_settings", "reject_controls"]
+__all__ = [
+    "CONTROL_PREFIX",
+    "DEFAULTS",
+    "Settings",
+    "control_parameters",
+    "read_settings",
+    "reject_controls",
+    "shortened",
+]
 
 OPTIONS_OCTETS_MAX: Final = 16_384  # all o:, h:, v: and t: of a message, names and values
 TAGS_MAX: Final = 10  # what is beyond is dropped, as upstream
@@ -96,7 +104,7 @@ class Settings(msgspec.Struct, frozen=True):
     options: Options = Options()
     tags: tuple[str, ...] = ()
     deliver_at: float = 0.0
-    variables: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    variables: dict[str, Any] = msgspec.field(default_factory=dict)
     headers: tuple[tuple[str, str], ...] = ()
     suppressed: frozenset[str] = frozenset()
 
@@ -106,19 +114,24 @@ class Settings(msgspec.Struct, frozen=True):
 
     def event_variables(self) -> msgspec.Raw:
         """The user variables as events repeat them: a JSON object, the first ones up to 4 KiB."""
-        octets = msgspec.json.encode(self.variables)
-        if len(octets) <= EVENT_VARIABLES_OCTETS_MAX:
-            return msgspec.Raw(octets)
-        room, kept = EVENT_VARIABLES_OCTETS_MAX - 2, {}
-        for name, value in self.variables.items():
-            room -= len(msgspec.json.encode({name: value})) - 1
-            if room < 0:
-                break
-            kept[name] = value
-        return msgspec.Raw(msgspec.json.encode(kept))
+        return msgspec.Raw(shortened(self.variables))
 
 
 DEFAULTS: Final = Settings()
+
+
+def shortened(variables: Mapping[str, Any]) -> bytes:
+    """A JSON object of the first variables, up to 4 KiB."""
+    octets = msgspec.json.encode(variables)
+    if len(octets) <= EVENT_VARIABLES_OCTETS_MAX:
+        return octets
+    room, kept = EVENT_VARIABLES_OCTETS_MAX - 2, {}
+    for name, value in variables.items():
+        room -= len(msgspec.json.encode({name: value})) - 1
+        if room < 0:
+            break
+        kept[name] = value
+    return msgspec.json.encode(kept)
 
 
 def reject_controls(parameter: str, value: str) -> str:

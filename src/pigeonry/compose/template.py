@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -33,7 +34,7 @@ from pigeonry.protocol.mime.builder import Piece, Slot, base64_lines, crlf_octet
 from pigeonry.protocol.mime.encoded_words import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "ADDRESSES",
@@ -45,12 +46,15 @@ __all__ = [
     "RECIPIENT",
     "TO_KEY",
     "Checker",
+    "filled_value",
     "has_placeholder",
     "header",
     "json_value",
     "pieces_of",
+    "placeholder_keys",
     "render",
     "stored",
+    "strings",
 ]
 
 OCTETS: Final = 0
@@ -66,7 +70,7 @@ BASE64: Final = 4
 RECIPIENT: Final = 5
 """The ``To`` header that shows the recipient alone."""
 JSON_HEADER: Final = 6
-"""A header that holds JSON: values are escaped as its strings ask."""
+"""A header that holds JSON: its strings are filled in."""
 
 RENDERED_OCTETS_MAX: Final = 26_214_400  # of all slots together, before encoding: a message's own limit
 HEADS_OCTETS_MAX: Final = 131_072  # of one recipient's headers with placeholders: what a header section may have
@@ -189,7 +193,8 @@ def _measured(slots: Sequence[Slot]) -> tuple[int, dict[str, int]]:
     """How long slots are, and how often each placeholder is in them."""
     counts: dict[str, int] = {}
     for slot in slots:
-        for found in _PLACEHOLDER.finditer(slot.source):
+        texts = strings(json.loads(slot.source)) if slot.kind == JSON_HEADER else (slot.source,)
+        for found in chain.from_iterable(map(_PLACEHOLDER.finditer, texts)):
             counts[found[0]] = counts.get(found[0], 0) + 1
             if len(counts) > PLACEHOLDERS_MAX:
                 raise BadRequest(f"The message has more than {PLACEHOLDERS_MAX} different recipient variables.")
@@ -210,6 +215,33 @@ def json_value(value: str, *, column: int) -> bytes:
     """
     ascii_only = value if value.isascii() else "".join(c if c < "\x80" else json.dumps(c)[1:-1] for c in value)
     return encode(ascii_only, column=column)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """The strings in a JSON value; names of an object are none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from strings(inner)
+
+
+def placeholder_keys(texts: Iterable[str]) -> set[str]:
+    """The keys of recipient variables that texts ask for."""
+    return {found[1] for text in texts for found in _PLACEHOLDER.finditer(text) if found[1]}
+
+
+def filled_value(value: Any, *, address: str, variables: bytes) -> Any:
+    """A JSON value, its strings filled in for one recipient."""
+    return _filled_value(value, _values(address, variables))
+
+
+def _filled_value(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return _substituted(value, values)
+    if isinstance(value, dict):
+        return {name: _filled_value(inner, values) for name, inner in value.items()}
+    return [_filled_value(inner, values) for inner in value] if isinstance(value, list) else value
 
 
 def _values(address: str, variables: bytes) -> dict[str, str]:
@@ -252,8 +284,8 @@ def _filled(slot: Slot, values: Mapping[str, str]) -> bytes:
         to = Address(values["%recipient_email%"], values["%recipient_name%"])
         return b"%b: %b\r\n" % (name, format_address(to))
     if kind == JSON_HEADER:
-        escaped = {key: json.dumps(value)[1:-1] for key, value in values.items()}
-        return b"%b: %b\r\n" % (name, json_value(_substituted(slot.source, escaped), column=column))
+        document = json.dumps(_filled_value(json.loads(slot.source), values), ensure_ascii=False)
+        return b"%b: %b\r\n" % (name, json_value(document, column=column))
     if kind not in (HEADER, ADDRESSES):
         raise Fault("The stored message cannot be read.")
     if kind == ADDRESSES:

@@ -28,7 +28,7 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opened, Opener, TlsDemand
 from pigeonry.delivery.preparing import Prepared, Preparing
 from pigeonry.domain.errors import Fault, NotFound
-from pigeonry.domain.message import DotSent, Message, MessageKey, Pending, Settle
+from pigeonry.domain.message import BodyKind, DotSent, Message, MessageKey, Pending, Settle
 from pigeonry.domain.outcome import Attempt, Deferred, InDoubt, Outcome, Refused
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.ports.environment import Clock
@@ -186,6 +186,8 @@ class Courier:
         started = parts.clock.monotonic()
         try:
             message, stored = await parts.content.get(pending.message)
+            if message.body_kind is BodyKind.TEMPLATE:
+                message = await parts.preparing.told(pending, message)
             outcome = await self._outcome(pending, message, stored, started)
         except NotFound:
             parts.settling.forget(pending.message, pending.serial)

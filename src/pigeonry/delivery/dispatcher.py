@@ -273,6 +273,7 @@ class Dispatcher:
         if message is None:
             parts.settling.forget(pending.message, pending.serial)
         else:
+            message = await parts.preparing.told(pending, message)
             settle = parts.settlement(pending, message, TEST_MODE if message.options.testmode else outcome)
             await parts.settling.settle(settle, deadline=parts.clock.monotonic() + self._limits.settle_s)
 

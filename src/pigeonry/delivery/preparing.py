@@ -8,14 +8,15 @@ Standards: RFC 6376 (DKIM, see ``protocol.dkim``); RFC 6152 section 3 (8-bit con
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from pigeonry.delivery.downgrade import seven_bit
 from pigeonry.delivery.opening import ANY_TLS, TlsDemand
-from pigeonry.domain.errors import NotFound
-from pigeonry.domain.message import BodyKind, Message, Pending
+from pigeonry.domain.errors import Fault, NotFound
+from pigeonry.domain.message import BodyKind, Message, Pending, as_told_of, is_personal
 from pigeonry.domain.tenant import SendingDomain
 from pigeonry.ports.environment import Clock
 from pigeonry.ports.queue_store import QueueStore
@@ -95,6 +96,15 @@ class Preparing:
         if view is None:
             raise NotFound("Message not found")
         return self._render(stored, address=pending.address, variables=view.variables)
+
+    async def told(self, pending: Pending, message: Message) -> Message:
+        """The message as this recipient's events tell of it; less of it when its variables cannot be read just now."""
+        variables = b""
+        if is_personal(message):
+            with contextlib.suppress(Fault):
+                view = await self._store.recipient(pending)
+                variables = b"" if view is None else view.variables
+        return as_told_of(message, pending.address, variables)
 
     async def ready(self, pending: Pending, message: Message, octets: bytes, capabilities: Capabilities) -> Prepared:
         """The message for a session with these capabilities.

@@ -17,6 +17,7 @@ from pigeonry.domain.errors import NotFound
 from pigeonry.domain.event import EMPTY_OBJECT, EventMessage
 
 __all__ = [
+    "USER_VARIABLES_KEY",
     "Accept",
     "Body",
     "BodyKind",
@@ -34,8 +35,14 @@ __all__ = [
     "Settle",
     "Transition",
     "Void",
+    "as_told_of",
+    "is_personal",
 ]
 
+USER_VARIABLES_KEY: Final = "%user%"
+"""In a batch recipient's variables: the user variables filled in for it, where the batch's have placeholders."""
+_VARIABLES: Final = msgspec.json.Decoder(dict[str, str])
+_PLACEHOLDER: Final = b"%recipient"
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _KEY: Final = 16  # octets of a message key: shard 2, day 4, serial 10
 
@@ -312,3 +319,26 @@ class Note(msgspec.Struct, frozen=True, gc=False):
 
 
 Transition = Accept | DotSent | Settle | Void | Note
+
+
+def is_personal(message: Message) -> bool:
+    """Whether the user variables of its recipients may differ, so that ``as_told_of`` needs their own."""
+    return message.body_kind is BodyKind.TEMPLATE and _PLACEHOLDER in bytes(message.user_variables)
+
+
+def as_told_of(message: Message, address: str, variables: bytes) -> Message:
+    """A message as the events of one recipient tell of it: one of a batch is to that recipient alone.
+
+    Args:
+        message: As it is stored, once for all.
+        address: The recipient.
+        variables: As ``NewRecipient.variables`` keeps them; looked at only where ``is_personal``.
+    """
+    if message.body_kind is not BodyKind.TEMPLATE:
+        return message
+    summary = msgspec.structs.replace(
+        message.summary, headers=msgspec.structs.replace(message.summary.headers, to=address)
+    )
+    filled = _VARIABLES.decode(variables).get(USER_VARIABLES_KEY) if variables and is_personal(message) else None
+    user_variables = message.user_variables if filled is None else msgspec.Raw(filled.encode())
+    return msgspec.structs.replace(message, summary=summary, user_variables=user_variables)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pigeonry.domain.errors import NotFound
-from pigeonry.domain.message import RecipientState
+from pigeonry.domain.message import RecipientState, as_told_of
 from pigeonry.queue.settlement import WITHDRAWN_CODE, withdraw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pigeonry.domain.message import Message, MessageKey, Pending
+    from pigeonry.domain.message import Message, MessageKey, RecipientView
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.queue_store import QueueStore
     from pigeonry.queue.event_ids import EventIds
@@ -107,8 +107,16 @@ class Commands:
         now = self._clock.now()
         ids = self._event_ids
         settles = [
-            withdraw(pending, message, reason=reason, code=code, description=description, now=now, ids=ids)
-            for pending in waiting
+            withdraw(
+                view.pending,
+                as_told_of(message, view.pending.address, view.variables),
+                reason=reason,
+                code=code,
+                description=description,
+                now=now,
+                ids=ids,
+            )
+            for view in waiting
         ]
         for start in range(0, len(settles), TOGETHER_MAX):
             async with asyncio.TaskGroup() as together:
@@ -132,7 +140,8 @@ class Commands:
         _, waiting, answer = await self._hold(key, account)
         now = self._clock.now()
         hastened = 0
-        for pending in waiting:
+        for view in waiting:
+            pending = view.pending
             if pending.in_doubt:
                 self._scheduler.let_go(pending)
             else:
@@ -140,7 +149,7 @@ class Commands:
                 hastened += 1
         return msgspec.structs.replace(answer, done=hastened, in_doubt=len(waiting) - hastened)
 
-    async def _hold(self, key: MessageKey, account: str) -> tuple[Message, Sequence[Pending], CommandAnswer]:
+    async def _hold(self, key: MessageKey, account: str) -> tuple[Message, Sequence[RecipientView], CommandAnswer]:
         """The message, those of its recipients that wait (now held), and how many do not."""
         message = await self._store.message(key)
         if message is None or message.account != account:
@@ -162,7 +171,7 @@ class Commands:
                 if pending.serial in held:
                     self._scheduler.forget(key, pending.serial)
             elif pending.serial in held:
-                waiting.append(pending)
+                waiting.append(view)
             else:
                 in_attempt += 1
         return message, waiting, CommandAnswer(in_attempt=in_attempt, ended=ended)

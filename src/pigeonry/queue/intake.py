@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from pigeonry.domain import event as events
 from pigeonry.domain.errors import BadRequest
-from pigeonry.domain.message import Accept, Message, NewRecipient, Note, Pending
+from pigeonry.domain.message import Accept, BodyKind, Message, NewRecipient, Note, Pending, as_told_of
 from pigeonry.queue.retry import EXPIRY_S
 
 if TYPE_CHECKING:
@@ -188,8 +188,14 @@ class Intake:
             events.Envelope,
         )
         encoded = []
+        batch = message.body_kind is BodyKind.TEMPLATE
+        user_variables = message.user_variables
         for recipient in recipients:
             address = recipient.address
+            if batch:
+                told = as_told_of(message, address, recipient.variables)
+                summary = msgspec.structs.replace(told.summary, recipients=(address,))
+                user_variables = told.user_variables
             event = accepted(
                 event_id(shard, serial, 0, "accepted"),
                 timestamp,
@@ -203,7 +209,7 @@ class Intake:
                 flags,
                 message.tags,
                 (),
-                message.user_variables,
+                user_variables,
                 storage,
                 method,
                 submission.originating_ip or UNSET,

@@ -8,7 +8,7 @@ import pytest
 from pigeonry.compose.draft import Draft
 from pigeonry.compose.template import render
 from pigeonry.domain.errors import BadRequest, Fault
-from pigeonry.domain.message import BodyKind
+from pigeonry.domain.message import BodyKind, Message, MessageKey, as_told_of
 from support.composing import octets, upload
 
 Compose = Callable[..., Draft]
@@ -226,3 +226,49 @@ def test_octets_that_are_no_template_are_a_fault_of_ours() -> None:
     for body in (b"", b"From: a@b\r\n\r\n", b"PGT1"):
         with pytest.raises((Fault, msgspec.DecodeError)):
             render(body, address="a@b.com", variables=b"{}")
+
+
+def test_user_variables_are_filled_in_for_the_events_of_each_recipient(compose: Compose) -> None:
+    draft = compose(
+        {
+            "to": "Bo B <bo@example.com>, cy@example.com, di@example.com",
+            "v:name": "%recipient.n\u00e4me%",
+            "v:both": "%recipient_email%, %recipient.none%",
+            "v:plain": "x",
+            "h:X-Mailgun-Variables": '{"o": [{"p": "%recipient.q\\"%"}, 1], "%recipient.n\u00e4me%": 2}',
+            "o:suppress-headers": "all",
+            "recipient-variables": variables(
+                **{"bo@example.com": {"n\u00e4me": 'B"\n', 'q"': 7}, "di@example.com": {"n\u00e4me": "D" * 4_090}}
+            ),
+        }
+    )
+    message = Message(
+        MessageKey(0, 0, 0),
+        "acct",
+        "example.org",
+        "",
+        draft.composed.summary,
+        0.0,
+        1.0,
+        draft.composed.body_kind,
+        user_variables=draft.composed.user_variables,
+    )
+    told = [as_told_of(message, each.address, each.variables) for each in draft.composed.recipients]
+    assert [each.summary.headers.to for each in told] == ["bo@example.com", "cy@example.com", "di@example.com"]
+    bo, cy, di = [msgspec.json.decode(each.user_variables) for each in told]
+    assert bo == {
+        "o": [{"p": "7"}, 1],
+        "%recipient.n\u00e4me%": 2,
+        "name": 'B"\n',
+        "both": "bo@example.com, %recipient.none%",
+        "plain": "x",
+    }
+    assert cy["name"] == "%recipient.n\u00e4me%"
+    assert cy["both"].startswith("cy@example.com")
+    assert "name" not in di, "over 4 KiB: cut like any other"
+    assert message.user_variables == draft.composed.user_variables
+
+
+def test_recipients_keep_no_user_variables_that_are_the_same_for_all(compose: Compose) -> None:
+    draft = compose({"v:plain": "50%", "recipient-variables": variables(**{"bo@example.com": {"x": "1"}})})
+    assert draft.composed.recipients[0].variables == b"{}"

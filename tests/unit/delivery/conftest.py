@@ -215,6 +215,7 @@ class Stage:
         self.store = Store(self)
         self.ready = ReadyQueues()
         self.outcomes: dict[int, Outcome] = {}
+        self.told: dict[int, Message] = {}
         self.settled: list[int] = []
         self.postponed: list[int] = []
         self.forgotten: list[int] = []
@@ -297,6 +298,7 @@ class Stage:
 
     def settlement(self, pending: Pending, message: Message, outcome: Outcome) -> Settle:
         self.outcomes[pending.serial] = outcome
+        self.told[pending.serial] = message
         return Settle(pending, State.DELIVERED, b"")
 
     def pending(self, address: str = "user@to.test", *, body: bytes = BODY, **more: Any) -> Pending:

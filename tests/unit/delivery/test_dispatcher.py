@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from pigeonry.domain.errors import NotFound, StoreBusy
 from pigeonry.domain.message import BodyKind, Options, RecipientState, RecipientView
 from pigeonry.domain.outcome import Attempt, Deferred, Delivered, Refused
@@ -253,6 +255,22 @@ def test_batch_message_is_rendered_for_its_recipient(stage):
     stage.store.views[1] = RecipientView(pending, RecipientState.PENDING, b'{"a":1}')
     stage.deliver(pending)
     assert stage.arrived[0].endswith(b'user@to.test{"a":1}\r\n')
+
+
+def test_events_of_a_batch_tell_of_its_recipient_with_or_without_a_conversation(stage):
+    stage.site()
+    addresses = ("user@to.test", "user@nowhere.test")
+    variables = msgspec.Raw(b'{"n":"%recipient.n%"}')
+    pendings = [stage.pending(a, body_kind=BodyKind.TEMPLATE, user_variables=variables) for a in addresses]
+    for pending in pendings:
+        own = b'{"n":"A","%user%":"{\\"n\\":\\"A\\"}"}'
+        stage.store.views[pending.serial] = RecipientView(pending, RecipientState.PENDING, own)
+    stage.deliver(*pendings)
+    assert isinstance(stage.outcomes[1], Delivered)
+    assert not isinstance(stage.outcomes[2], Delivered)
+    told = [stage.told[pending.serial] for pending in pendings]
+    assert [bytes(message.user_variables) for message in told] == [b'{"n":"A"}'] * 2
+    assert tuple(message.summary.headers.to for message in told) == addresses
 
 
 def test_bug_in_one_message_harms_no_other(stage):

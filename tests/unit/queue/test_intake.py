@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from pigeonry.domain.errors import BadRequest, StoreBusy, StoreInDoubt
-from pigeonry.domain.event import Accepted, decode_event, stamp
-from pigeonry.domain.message import Accept, MessageKey, Note, Options
+from pigeonry.domain.event import Accepted, Failed, decode_event, stamp
+from pigeonry.domain.message import Accept, BodyKind, MessageKey, Note, Options
+from pigeonry.queue.commands import Commands
 from pigeonry.queue.event_ids import EventIds
 from pigeonry.queue.intake import RECIPIENTS_LISTED_MAX
 from support.watched_store import submission
@@ -181,3 +182,26 @@ def test_event_ids_are_fixed_by_what_they_are_about() -> None:
         mine,
     }
     assert len(others) == 6
+
+
+def test_events_of_a_batch_tell_of_their_recipient_alone(play) -> None:
+    async def story(rig) -> None:
+        batch = submission(
+            "a@x.test", "b@x.test", body_kind=BodyKind.TEMPLATE, user_variables=msgspec.Raw(b'{"n":"%recipient.n%"}')
+        )
+        own = b'{"n":"A","%user%":"{\\"n\\":\\"A\\"}"}'
+        first, second = batch.recipients
+        batch = msgspec.structs.replace(batch, recipients=(msgspec.structs.replace(first, variables=own), second))
+        key = await rig.intake.accept(batch, deadline=rig.deadline())
+        await Commands(rig.store, rig.scheduler, rig.clock, rig.event_ids).cancel(
+            key, account="acct", deadline=rig.deadline()
+        )
+        events = [decode_event(octets) for octets in rig.store.events]
+        assert [(type(e), e.recipient, e.message.headers.to, bytes(e.user_variables)) for e in events] == [
+            (kind, address, address, variables)
+            for kind in (Accepted, Failed)
+            for address, variables in (("a@x.test", b'{"n":"A"}'), ("b@x.test", b'{"n":"%recipient.n%"}'))
+        ]
+        assert [e.message.recipients for e in events[:2]] == [("a@x.test",), ("b@x.test",)]
+
+    play(story)
