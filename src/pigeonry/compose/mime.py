@@ -32,21 +32,27 @@ from pigeonry.protocol.mime.builder import Slot
 from pigeonry.protocol.mime.encoded_words import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pigeonry.compose.form import Form
     from pigeonry.compose.identity import Identity, IdentitySource
     from pigeonry.compose.settings import Settings
+    from pigeonry.domain.message import NewRecipient
     from pigeonry.domain.tenant import Caller, SendingDomain
+    from pigeonry.protocol.mime.addresses import Address
     from pigeonry.protocol.mime.builder import Piece
     from pigeonry.protocol.mime.parser import Part
 
-__all__ = ["compose_mime"]
+__all__ = ["compose_mime", "open_batch"]
 
 HEAD_OCTETS_MAX: Final = 131_072  # a header section of 128 KiB holds a thousand recipients and every signature
 _HEAD: Final = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\r\n\x00]*+\r\n(?:[ \t][^\r\n\x00]*+\r\n)*+)*+")
 _OUT: Final = frozenset({b"bcc", b"return-path"})
 _ADDRESSES: Final = frozenset({b"from", b"to", b"cc", b"reply-to", b"sender"})
+_KINDS: Final = {
+    **dict.fromkeys(_ADDRESSES, template.ADDRESSES),
+    b"x-mailgun-variables": template.JSON_HEADER,
+}
 _CONTENT: Final = frozenset({b"content-type", b"content-transfer-encoding"})
 
 
@@ -182,6 +188,29 @@ def _complete(
     return identity.message_id
 
 
+def open_batch(
+    message: bytes, to: Sequence[Address], variables: str, *, settings: Settings
+) -> tuple[tuple[NewRecipient, ...], bytes]:
+    """A complete message, opened up for each recipient.
+
+    Args:
+        message: With CRLF line ends and the empty line.
+        to: Who gets a message of their own.
+        variables: The recipient variables, a JSON object of objects.
+        settings: When to deliver, and the user variables.
+
+    Returns:
+        The recipients, each checked to be renderable, and the octets to store.
+
+    Raises:
+        BadRequest: The variables are malformed or do not fit into the message.
+    """
+    length = headers.head_length(message)
+    pieces = _opened(message[:length], message, length + 2)
+    recipients = check_batch(to, (), variables, pieces, settings=settings)
+    return recipients, b"".join(template.stored(pieces))
+
+
 def _opened(head: bytes, message: bytes, body: int) -> list[Piece]:
     """The message as pieces, with a slot wherever a header or a text holds a placeholder."""
     root = parser.parse(message)
@@ -189,14 +218,18 @@ def _opened(head: bytes, message: bytes, body: int) -> list[Piece]:
     alone = len(texts) == 1 and texts[0][0] is root
     if alone:
         head = headers.without(head, _CONTENT)
-    pieces: list[Piece] = [Slot(template.RECIPIENT, "", "To")]
-    for name, raw in headers.fields(headers.without(head, frozenset({b"to"}))):
+    pieces: list[Piece] = []
+    for name, raw in headers.fields(head):
+        lower = name.lower()
+        if lower == b"to":
+            continue
         value = decode(raw) if b"%recipient" in raw or b"=?" in raw else ""
         if template.has_placeholder(value):
-            kind = template.ADDRESSES if name.lower() in _ADDRESSES else template.HEADER
+            kind = _KINDS.get(lower, template.HEADER)
             pieces.append(Slot(kind, value, name.decode("ascii")))
         else:
             pieces.append(b"%b:%b\r\n" % (name, raw))
+    pieces.append(Slot(template.RECIPIENT, "", "To"))
     if alone:
         return [*pieces, *texts[0][1]]
     pieces.append(b"\r\n")

@@ -17,7 +17,7 @@ import structlog
 from pigeonry.domain.errors import BadRequest, PigeonryError
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.doors.smtp.clients import client_of
-from pigeonry.doors.smtp.content import submission
+from pigeonry.doors.smtp.content import LARGE_BATCH, batch, submission
 from pigeonry.doors.smtp.head import read_head
 from pigeonry.protocol.smtp.server import (
     CredentialsGiven,
@@ -248,6 +248,8 @@ class Connection(asyncio.Protocol):
         try:
             if self._spool is None:
                 self._content = content = self._read(octets, self._session.reverse_path)
+                if content.variables is not None:
+                    raise BadRequest(LARGE_BATCH)
                 self._spool = spool = self._door.spool()
                 spool.write(content.head)
                 spool.write(memoryview(octets)[content.skip :])
@@ -281,6 +283,13 @@ class Connection(asyncio.Protocol):
         self._body = length = len(body)
         self._door.octets_in_flight += length
         made = submission(content, event, self._caller, self._address, body, length, eight_bit=not body.isascii())
+        if content.variables is not None:
+            try:
+                made = batch(made, content)
+            except PigeonryError as error:
+                self._door.octets_in_flight -= length
+                self._door.counts.refused += 1
+                return self._session.refuse(_after_data(error))
         self._start(self._commit(made))
         return None
 

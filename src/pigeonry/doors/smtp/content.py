@@ -16,6 +16,7 @@ import msgspec
 
 from pigeonry.compose.head import HeadWriter
 from pigeonry.compose.message import sender_header
+from pigeonry.compose.mime import open_batch
 from pigeonry.compose.settings import DEFAULTS, control_parameters, read_settings
 from pigeonry.domain.address import domain_of
 from pigeonry.domain.errors import BadAddress, BadRequest, NotAllowed
@@ -24,7 +25,8 @@ from pigeonry.domain.message import BodyKind, NewRecipient
 from pigeonry.domain.reply import EnhancedStatus
 from pigeonry.domain.submission import Submission
 from pigeonry.doors.smtp.head import Head, HeadRefused
-from pigeonry.protocol.mime.addresses import parse_list
+from pigeonry.protocol.mime.addresses import Address, parse_list
+from pigeonry.protocol.smtp.data import HELD_OCTETS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +39,9 @@ if TYPE_CHECKING:
     from pigeonry.protocol.smtp.grammar import ForwardPath, ReversePath
     from pigeonry.protocol.smtp.server import MessageGiven
 
-__all__ = ["Content", "Reader"]
+__all__ = ["LARGE_BATCH", "Content", "Reader", "batch", "submission"]
 
+LARGE_BATCH: Final = "A message with X-Mailgun-Recipient-Variables has at most 256 KiB"
 _UNREADABLE: Final = EnhancedStatus(6, 0)
 
 
@@ -51,6 +54,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
         account, domain: Who pays; the sending domain.
         headers: What events repeat.
         settings: What the sender asked for.
+        variables: Of the recipients, when each is to get a message of its own; None when all get the same.
     """
 
     head: bytes
@@ -59,6 +63,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     domain: str
     headers: MessageHeaders
     settings: Settings
+    variables: str | None = None
 
 
 class Reader:
@@ -105,7 +110,7 @@ class Reader:
             NotAllowed: The sending domain may not be used.
         """
         values = head.values
-        settings = _settings(head, now=now) if head.controlled else DEFAULTS
+        settings, variables = _settings(head, now=now) if head.controlled else (DEFAULTS, None)
         additions = b""
         if caller is None:
             account, domain = self._relayed(reverse_path, head)
@@ -134,7 +139,7 @@ class Reader:
             )
         else:
             shown = MessageHeaders(message_id, head.shown("from"), head.shown("to"), head.shown("subject"))
-        return Content(octets, skip, account, domain, shown, settings)
+        return Content(octets, skip, account, domain, shown, settings, variables)
 
     def _relayed(self, reverse_path: ReversePath, head: Head) -> tuple[str, str]:
         if reverse_path.mailbox:
@@ -207,6 +212,41 @@ def submission(  # noqa: PLR0917 - hot path
     )
 
 
+def batch(made: Submission, content: Content) -> Submission:
+    """A message for each recipient alone, of one that is the same for all.
+
+    Args:
+        made: What ``submission`` gave, its body octets.
+        content: What was read of its header section, with ``variables``.
+
+    Raises:
+        BadRequest: The variables are malformed, or do not fit into the message, or that is too large to be opened up
+            while the client waits; the text says which.
+    """
+    assert isinstance(made.body, bytes)
+    if len(made.body) > HELD_OCTETS_MAX:
+        raise BadRequest(LARGE_BATCH)
+    names = {address.mailbox.lower(): address.display for address in _addressees(content)}
+    to = [Address(each.address, names.get(each.address.lower(), "")) for each in made.recipients]
+    own, body = open_batch(made.body, to, content.variables or "", settings=content.settings)
+    recipients = tuple(
+        [
+            msgspec.structs.replace(filled, notify=given.notify, original=given.original)
+            for filled, given in zip(own, made.recipients, strict=True)
+        ]
+    )
+    summary = EventMessage(content.headers, len(body))
+    return msgspec.structs.replace(made, recipients=recipients, summary=summary, body=body, body_kind=BodyKind.TEMPLATE)
+
+
+def _addressees(content: Content) -> list[Address]:
+    """Those whom To shows; none when it cannot be read."""
+    try:
+        return parse_list(content.headers.to)
+    except BadAddress:
+        return []
+
+
 def _needs_smtputf8(content: Content, reverse_path: ReversePath, recipients: tuple[NewRecipient, ...]) -> bool:
     return (
         not content.head.isascii()
@@ -246,11 +286,11 @@ def _annotations(settings: Settings) -> bytes:
     return b"".join([piece for piece in writer.pieces if isinstance(piece, bytes)])
 
 
-def _settings(head: Head, *, now: float) -> Settings:
+def _settings(head: Head, *, now: float) -> tuple[Settings, str | None]:
+    """What is asked for, and the recipients' variables."""
     parameters = control_parameters(head.octets)
-    if "recipient-variables" in parameters:
-        raise HeadRefused(554, _UNREADABLE, "X-Mailgun-Recipient-Variables are taken by the HTTP API only")
+    variables = parameters.pop("recipient-variables", [None])[0]
     try:
-        return read_settings(parameters, now=now)
+        return read_settings(parameters, now=now), variables
     except BadRequest as error:
         raise HeadRefused(554, _UNREADABLE, f"An X-Mailgun header is wrong: {error.text}") from None

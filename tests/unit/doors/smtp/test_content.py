@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from email import message_from_bytes, policy
 
 import pytest
 
+from pigeonry.compose.template import render
+from pigeonry.domain.message import BodyKind
 from pigeonry.domain.tenant import SendingDomain
 from support.smtp_door import ENVELOPE, NOW, Bench
 
@@ -109,13 +112,16 @@ async def test_control_headers_become_settings() -> None:
         "X-Mailgun-Tag: ä".encode(),
         b"X-Mailgun-Template-Name: t",
         b"X-Mailgun-Sending-Ip: 192.0.2.1",
-        b"X-Mailgun-Recipient-Variables: {}",
+        b"X-Mailgun-Recipient-Variables: {",
+        b"X-Mailgun-Recipient-Variables: []",
+        b'X-Mailgun-Recipient-Variables: {"b@dest.test": {"n": "\\n"}}\r\nX-A: %recipient.n%',
     ],
 )
 async def test_a_control_header_that_cannot_be_obeyed_refuses_the_message(header: bytes) -> None:
     bench = Bench()
     assert await bench.send(header + b"\r\nSubject: x\r\n\r\n") == ["554 5.6.0"]
     assert bench.taken == []
+    assert bench.door.octets_in_flight == 0
 
 
 @pytest.mark.parametrize(
@@ -242,3 +248,48 @@ async def test_what_the_sender_wants_to_hear_is_kept() -> None:
     made = bench.taken[0]
     assert (made.dsn_return, made.envelope_id) == ("HDRS", "x+2By")
     assert (made.recipients[0].notify, made.recipients[0].original) == ("NEVER", "rfc822;z")
+
+
+async def test_with_recipient_variables_each_recipient_gets_a_message_of_its_own() -> None:
+    bench = Bench()
+    envelope = (
+        b"MAIL FROM:<a@our.test>\r\nRCPT TO:<b@dest.test> NOTIFY=NEVER ORCPT=rfc822;z\r\nRCPT TO:<C@dest.test>\r\n"
+    )
+    text = (
+        b"From: Ada <ada@our.test>\r\nTo: Bo <b@dest.test>, c@dest.test\r\nCc: d@dest.test\r\n"
+        b'X-Mailgun-Recipient-Variables: {"b@dest.test":\r\n {"n": "B\\u00f8\\""}, "c@DEST.test": {"n": "Cy"}}\r\n'
+        b'X-Mailgun-Variables: {"id": "%recipient.n%"}\r\nX-Mailgun-Tag: t\r\n'
+        b"Subject: Hi %recipient_name%\r\n" + DATED + b"\r\nDear %recipient.n%, 100%\r\n"
+    )
+    assert await bench.send(text, login=True, envelope=envelope) == ["250 2.0.0"]
+    made = bench.taken[0]
+    assert made.body_kind is BodyKind.TEMPLATE
+    assert isinstance(made.body, bytes)
+    assert made.summary.size == len(made.body)
+    assert made.tags == ("t",)
+    first, second = made.recipients
+    assert (first.notify, first.original) == ("NEVER", "rfc822;z")
+    for recipient, to, subject, name in (
+        (first, "Bo <b@dest.test>", "Hi Bo", 'B\u00f8"'),
+        (second, "C@dest.test", "Hi", "Cy"),
+    ):
+        octets = render(made.body, address=recipient.address, variables=recipient.variables)
+        assert octets.startswith(b"Received: from client.test ")
+        assert b"Recipient-Variables" not in octets
+        message = message_from_bytes(octets, policy=policy.default)
+        assert (message["To"], message["Cc"], message["Subject"].strip()) == (to, "d@dest.test", subject)
+        assert json.loads(str(message["X-Mailgun-Variables"])) == {"id": name}
+        assert message.get_content().strip() == f"Dear {name}, 100%"
+        assert json.loads(json.loads(recipient.variables)["%user%"]) == {"id": name}
+
+
+@pytest.mark.parametrize("by", [300_000, 65_536])
+async def test_a_large_message_cannot_be_opened_up_for_each_recipient(by: int) -> None:
+    bench = Bench()
+    text = b"X-Mailgun-Recipient-Variables: {}\r\n" + FROM + b"\r\n" + (b"x" * 998 + b"\r\n") * 265 + b".\r\n"
+    client = await bench.client()
+    await client.say(ENVELOPE + b"DATA\r\n")
+    assert [said for at in range(0, len(text), by) for said in await client.say(text[at : at + by])] == ["554 5.6.0"]
+    assert bench.taken == []
+    assert all(spool.discarded for spool in bench.spools)
+    assert bench.door.octets_in_flight == 0
