@@ -110,6 +110,7 @@ class FaultyDisk:
         self.syncs_until_failure = failing_sync
         self.is_full = full
         self.step = step
+        self.locks: set[str] = set()
         self._dice = dice
         self._vfs = _Vfs(self, f"faulty-{next(_numbers)}")
         self._next: FaultyDisk | None = None
@@ -192,18 +193,24 @@ class FaultyDisk:
         self.step()
         self.files[to] = self.files.pop(path)
 
-    def lock(self, path: str) -> _Lock:
-        return _Lock()
+    def lock(self, path: str) -> _Lock | None:
+        if path in self.locks:
+            return None
+        self.locks.add(path)
+        return _Lock(self.locks, path)
 
     def free(self) -> int:
         return 0 if self.is_full() else 1 << 40
 
 
 class _Lock:
-    """Only one process runs here at a time."""
+    """Held until it is given back, or the disk goes down with all processes."""
+
+    def __init__(self, locks: set[str], path: str) -> None:
+        self._locks, self._path = locks, path
 
     def release(self) -> None:
-        """Nobody waits for it."""
+        self._locks.discard(self._path)
 
 
 class _Appending:

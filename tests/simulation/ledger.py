@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pigeonry.domain.errors import StoreInDoubt
 from pigeonry.domain.event import Accepted, Delivered, Event, Failed, decode_event
@@ -44,7 +44,8 @@ class Ledger:
         self._hash = hashlib.blake2b(digest_size=16)
         self._armed: set[str] = set()
         self._dot_sent: set[str] = set()
-        self._connections: dict[int, tuple[bytes, str]] = {}
+        self._connections: dict[tuple[int, int], tuple[bytes, str]] = {}
+        self._shown: dict[int, dict[int, bytes]] = defaultdict(dict)
 
     # -- as it happens
 
@@ -63,6 +64,20 @@ class Ledger:
         self.keys[letter.number] = key
         self.status[letter.number] = "ack"
         self.note(f"ack {letter.number} {key.serial}")
+
+    def repeated(self, letter: Letter) -> None:
+        """A try was answered with what an earlier one had come to."""
+        self.status[letter.number] = "ack"
+        self.note(f"ack {letter.number} again")
+
+    def consumed(self, shard: int, entries: Sequence[tuple[int, bytes]]) -> None:
+        """A consumer was shown these events: each stays as it is, and none comes before those below it."""
+        seen = self._shown[shard]
+        for seq, octets in entries:
+            if seen.setdefault(seq, octets) != octets:
+                self.wrong.append(f"shard {shard}: event {seq} was shown and is another one now")
+            if seq > 1 and seq - 1 not in seen:
+                self.wrong.append(f"shard {shard}: event {seq} was shown before the one below it")
 
     def refused(self, letter: Letter, error: Exception) -> None:
         self.status[letter.number] = "doubt" if isinstance(error, StoreInDoubt) else "busy"
@@ -101,7 +116,7 @@ class Ledger:
             if status == "doubt" and self._doubted[letter] < number:
                 self.status[letter] = "void"
 
-    def sent(self, connection: int, octets: bytes) -> None:
+    def sent(self, connection: tuple[int, int], octets: bytes) -> None:
         """Octets leave on a connection; the dot may be among them."""
         tail, recipient = self._connections.get(connection, (b"", ""))
         octets = tail + octets
@@ -138,6 +153,9 @@ class Ledger:
                     wrong.append(f"event {event.id} stands twice in the log ({event.recipient})")
                 ids.add(event.id)
                 events[event.recipient].append(event)
+        for shard, shown in self._shown.items():
+            if shown != {entry.seq: entry.octets for entry in log.get(shard, ())}:
+                wrong.append(f"shard {shard}: the consumer was shown something else than the log has")
         for letter in self.plan.letters:
             self._letter(letter, events)
         by_recipient: dict[str, list[Arrival]] = defaultdict(list)
@@ -190,7 +208,7 @@ class Ledger:
         for one, next_one in itertools.pairwise(arrivals):
             if next_one.at - one.at < in_doubt_s - FORWARDING_S:
                 self.wrong.append(f"{address} was sent again {next_one.at - one.at:.3f} s after it was in doubt")
-        if any(arrival.content != letter.body for arrival in arrivals):
+        if any(arrival.content != letter.arrives(address) for arrival in arrivals):
             self.wrong.append(f"{address} arrived with other octets than were accepted")
 
     def _state(self, address: str, events: list[Event], view: RecipientView | None) -> None:

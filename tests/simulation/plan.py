@@ -19,6 +19,9 @@ class Letter(msgspec.Struct, frozen=True):
         patience_s: How long the door waits for the commit.
         delay_s: How much later it is to be sent, 0.0 for at once.
         command: ``cancel`` or ``retry`` once it is accepted, or nothing.
+        batch: Whether its body is a template that is rendered for each recipient.
+        tries: How often it is handed in until it is acknowledged; more than once only with an idempotency key.
+        again_s: Pause between two tries.
         spooled: Whether its body is received piece by piece, into a file of its own when it is long.
     """
 
@@ -32,6 +35,13 @@ class Letter(msgspec.Struct, frozen=True):
     command: str
     command_after_s: float
     spooled: bool
+    batch: bool
+    tries: int
+    again_s: float
+
+    def arrives(self, address: str) -> bytes:
+        """The octets that are to reach a recipient."""
+        return self.body.replace(b"%recipient_email%", address.encode()) if self.batch else self.body
 
 
 class Crash(msgspec.Struct, frozen=True):
@@ -56,6 +66,8 @@ class Plan(msgspec.Struct, frozen=True):
         slow: Factor on the time that the disk takes, while things go wrong.
         failing_sync: The sync, counted from the start, that fails; 0 for none.
         to_midnight_s: Seconds from the start until a new day begins.
+        hand_over_at: Virtual time at which a successor takes over while the worker drains; 0.0 for never.
+        clock_back: Virtual time at which the wall clock is set back, and by how many seconds.
         full: Virtual times between which the disk is full; none when equal.
     """
 
@@ -68,6 +80,8 @@ class Plan(msgspec.Struct, frozen=True):
     failing_sync: int
     full: tuple[float, float]
     to_midnight_s: float
+    hand_over_at: float
+    clock_back: tuple[float, float]
 
 
 def draw(seed: int, *, sites: int = 3) -> Plan:
@@ -101,7 +115,9 @@ def draw(seed: int, *, sites: int = 3) -> Plan:
         slow=dice.choose((1.0, 1.0, 10.0, 200.0)),
         failing_sync=dice.count(1, 60) if dice.chance(0.15) else 0,
         full=(full_from, full_from + dice.between(0.5, 5.0)) if dice.chance(0.15) else (0.0, 0.0),
-        to_midnight_s=dice.between(1.0, HORIZON_S) if dice.chance(0.3) else 43_200.0,
+        to_midnight_s=dice.between(1.0, HORIZON_S) if dice.chance(0.4) else 43_200.0,
+        hand_over_at=dice.between(0.5, HORIZON_S) if dice.chance(0.25) else 0.0,
+        clock_back=(dice.between(0.0, HORIZON_S), dice.between(0.0, 40.0)) if dice.chance(0.15) else (0.0, 0.0),
     )
 
 
@@ -110,10 +126,12 @@ def _letter(dice: SeededDice, number: int, sites: int) -> Letter:
         domain = "nowhere.test" if dice.chance(0.03) else f"site{dice.count(0, sites - 1)}.test"
         return f"m{number}r{n}@{domain}"
 
+    batch, keyed = dice.chance(0.2), dice.chance(0.25)
     lines = [
         b"Message-ID: <%d@send.test>" % number,
         b"Subject: number %d" % number,
         b"",
+        *([b"to %recipient_email%"] if batch else []),
         *(dice.choose((b"hello", b".", b"..", b".dot", b"x" * dice.count(1, 400))) for _ in range(dice.count(1, 4))),
     ]
     return Letter(
@@ -127,4 +145,7 @@ def _letter(dice: SeededDice, number: int, sites: int) -> Letter:
         command=dice.choose(("", "", "", "", "", "", "cancel", "retry")),
         command_after_s=dice.between(0.0, 5.0),
         spooled=dice.chance(0.2),
+        batch=batch,
+        tries=dice.count(2, 4) if keyed else 1,
+        again_s=dice.choose((0.05, 0.5, 5.0, 70.0)),
     )

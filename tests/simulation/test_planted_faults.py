@@ -12,8 +12,10 @@ import pytest
 from pigeonry.delivery import classify
 from pigeonry.domain.message import Accept, DotSent, Note, Settle, Transition
 from pigeonry.domain.outcome import Deferred, InDoubt
+from pigeonry.doors.http import idempotency
 from pigeonry.queue.scheduler import Scheduler
 from pigeonry.stores.sqlite import recovery
+from pigeonry.stores.sqlite.shard import Shard
 from simulation import harness
 from simulation.harness import Plant, Run
 from simulation.ledger import Broken
@@ -140,3 +142,43 @@ def test_a_recovery_that_builds_on_what_a_failed_sync_left_is_caught(monkeypatch
 
     monkeypatch.setattr(recovery, "_leave_old_wal", lambda _connection: None)
     assert seeds_until_caught(change=failing)
+
+
+def test_a_scheduler_that_does_not_look_for_shards_taken_over_later_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_start_only(self: Scheduler) -> None:
+        if not self._shards:
+            self._shards = frozenset({-1})
+            self._leave(float("-inf"))
+
+    monkeypatch.setattr(Scheduler, "_look_for_shards", at_start_only)
+    assert seeds_until_caught()
+
+
+def test_a_carrying_that_a_crash_left_half_done_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_midnight(plan: Plan) -> Plan:
+        return msgspec.structs.replace(plan, to_midnight_s=4.0)
+
+    monkeypatch.setattr(recovery, "_finish_carrying", lambda _shard: [])
+    assert seeds_until_caught(change=at_midnight)
+
+
+def test_a_key_that_is_free_again_while_its_message_is_in_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A try is then answered with what is voided a moment later."""
+
+    def impatient(plan: Plan) -> Plan:
+        letters = tuple(
+            msgspec.structs.replace(letter, tries=4, again_s=0.02, patience_s=0.05) for letter in plan.letters
+        )
+        return msgspec.structs.replace(plan, letters=letters, slow=20.0)
+
+    monkeypatch.setattr(idempotency, "StoreInDoubt", _Never)
+    assert seeds_until_caught(change=impatient)
+
+
+class _Never(Exception):
+    """Is not raised."""
+
+
+def test_events_that_are_shown_before_they_are_durable_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shard, "seq_visible", lambda shard: shard.seq_next - 1)
+    assert seeds_until_caught()

@@ -32,6 +32,10 @@ class VirtualClock:
         """Seconds since the Unix epoch, in microseconds as the wall clock of events has them."""
         return round(self._epoch + self._loop.time(), 6)
 
+    def set_back(self, seconds: float) -> None:
+        """Wall time is set back, as an operator or a time server may do."""
+        self._epoch -= seconds
+
     def monotonic(self) -> float:
         """The loop's own time."""
         return self._loop.time()

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Janitor"]
 
-FINISH_AFTER_S: Final = 900.0  # A key given out before midnight is committed within its caller's deadline.
 _DAY_S: Final = 86_400.0  # seconds of a day
 
 
@@ -133,7 +132,7 @@ class Janitor:
     async def _keep(self, shard: Shard, file: DayFile) -> None:
         now = self._clock.now()
         age_s = now - (file.day + 1) * _DAY_S
-        if file.day == shard.today or age_s < FINISH_AFTER_S:
+        if file.day == shard.today or age_s < self._limits.finish_after_s:
             return
         if file.pending:
             if age_s >= self._limits.carry_after_s and not self._short_of_room():

@@ -24,6 +24,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         wal_passive_octets: WAL size at which it is copied into the database beside the writer's path.
         wal_restart_octets: WAL size at which the writer pauses for the time of a sync, so that it starts over.
         retention_s: How long after its day is over a file with nothing pending is kept.
+        finish_after_s: Age of a day, counted from its end, before which it is left alone: a key that was given out
+            before midnight is committed within its caller's deadline.
         carry_after_s: Age of a day, counted from its end, at which what is still pending is carried into today's.
         carry_messages_max: Messages that are carried in one turn: bounds how long a group waits behind it.
         idempotency_days: Days back that a record may have been committed.
@@ -43,6 +45,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     wal_passive_octets: int = 4 * 1024 * 1024
     wal_restart_octets: int = 32 * 1024 * 1024
     retention_s: float = 7 * 86400.0
+    finish_after_s: float = 900.0
     carry_after_s: float = 24 * 3600.0
     carry_messages_max: int = 64
     idempotency_days: int = 2
