@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import errno
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,33 +51,50 @@ async def test_last_words_void_a_message_before_anything_is_served(node: SqliteM
     await after.close()
 
 
+class _Shelf(LocalDisk):
+    """A disk whose folder of a shard cannot be read while ``spoilt`` names it."""
+
+    spoilt = ""
+
+    def list(self, folder: str) -> Sequence[str]:
+        if self.spoilt and folder.endswith(self.spoilt):
+            raise OSError(errno.EIO, "Input/output error")
+        return super().list(folder)
+
+
+class _Hurried(ForwardClock):
+    """Whoever sleeps on it is awake again at once."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(min(seconds, 0.02))
+
+
 async def test_a_shard_that_is_taken_over_later_is_reported_with_what_was_mended(tmp_path: Path) -> None:
-    clock = ForwardClock()
+    clock, disk = _Hurried(), _Shelf(str(tmp_path))
     reports: asyncio.Queue[RecoveryReport] = asyncio.Queue()
-    stores = [
+    old, new = (
         SqliteStore(
-            str(tmp_path),
-            slot=0,
-            slots=1,
-            disk=LocalDisk(str(tmp_path)),
-            lanes=ThreadLanes(),
-            clock=clock,
-            taken=reports.put_nowait,
+            str(tmp_path), slot=0, slots=1, disk=disk, lanes=ThreadLanes(), clock=clock, taken=reports.put_nowait
         )
         for _ in range(2)
-    ]
+    )
     running = []
-    for store in stores:
+    for store in (old, new):
         await store.open()
         running.append(asyncio.create_task(store.run()))
-    old, new = stores
     waits = accept_of(old.allocate(1), "b@y.test", due=clock.now())
     await old.commit(waits, deadline=clock.monotonic() + 10.0)
     (pending,) = await due(old)
     await old.commit(DotSent(pending, 1), deadline=clock.monotonic() + 10.0)
+    shard = waits.message.key.shard
+    disk.spoilt = f"{shard:04d}/segments"
     await old.close()
     report = await reports.get()
-    assert (report.shard, report.pending, report.in_doubt) == (waits.message.key.shard, 1, 1)
+    assert (report.shard, report.repairs) == (shard, ("It cannot be taken over yet ([Errno 5] Input/output error).",))
+    await new.commit(accept_of(new.allocate(1), "c@y.test", due=clock.now()), deadline=clock.monotonic() + 10.0)
+    disk.spoilt = ""
+    report = await reports.get()
+    assert (report.shard, report.pending, report.in_doubt) == (shard, 1, 1)
     assert report.repairs == ("Held back 1 recipients whose last attempt may have been delivered.",)
     await new.close()
     for task in running:

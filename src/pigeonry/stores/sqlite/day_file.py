@@ -7,8 +7,11 @@ what waits for the disk runs on the writer's lane: the segment's sync, and COMMI
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from typing import TYPE_CHECKING, Final
+
+import apsw
 
 from pigeonry.domain.message import Accept, BodyRef, DotSent, RecipientState, Settle, Void
 from pigeonry.stores.sqlite import rows
@@ -16,8 +19,6 @@ from pigeonry.stores.sqlite.schema import open_writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import apsw
 
     from pigeonry.domain.message import MessageKey, Transition
     from pigeonry.ports.disk import Disk
@@ -81,11 +82,15 @@ class DayFile:
         return self.connection
 
     def close(self) -> None:
-        """Close connection and segment; SQLite copies the WAL back when it is the last. May block."""
+        """Close connection and segment; SQLite copies the WAL back when it is the last. May block.
+
+        Where there is no room for that the WAL stays, with all that is in it, for the next opening.
+        """
         self.segments.close()
-        if self.connection is not None:
-            self.connection.close(force=True)
-            self.connection = None
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            with contextlib.suppress(apsw.Error):
+                connection.close(force=True)
 
     def carried_to(self, serial: int) -> int | None:
         """The day in which a recipient goes on, None when it is still here."""

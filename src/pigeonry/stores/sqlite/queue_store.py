@@ -27,7 +27,7 @@ from pigeonry.domain.message import (
 )
 from pigeonry.ports.event_log import LogEntry
 from pigeonry.ports.queue_store import DueMark, RecoveryReport
-from pigeonry.stores.sqlite import rows
+from pigeonry.stores.sqlite import failure, rows
 from pigeonry.stores.sqlite.checkpoints import Checkpoints
 from pigeonry.stores.sqlite.janitor import Janitor
 from pigeonry.stores.sqlite.layout import Layout, day_of, establish
@@ -52,6 +52,7 @@ T = TypeVar("T")
 
 _SERIAL_END: Final = 2**63 - 1  # over every serial: SQLite's largest integer
 _TAKE_OVER_S: Final = 1.0  # how often a shard that another still holds is asked for
+_TAKE_OVER_AGAIN_S: Final = 10.0  # how soon one is tried again that could not be opened; each try holds up the groups
 
 
 class SqliteStore:
@@ -92,6 +93,7 @@ class SqliteStore:
         self._spool_lane = lanes.lane("store-spool")
         self._shards: dict[int, Shard] = {}
         self._shard_count = 0
+        self._taking = 0  # the shard that was last begun to be opened
         self._closing = False
         self._accepting: Shard | None = None
         self._readers = Readers(
@@ -304,6 +306,7 @@ class SqliteStore:
         lock = self._disk.lock(self._layout.lock(number))
         if lock is None:
             return None
+        self._taking = number
         shard = Shard(number, disk=self._disk, layout=self._layout, limits=self._limits, lock=lock)
         try:
             report = recover(
@@ -321,13 +324,21 @@ class SqliteStore:
         return report
 
     async def _take_over_later(self) -> None:
+        pause = _TAKE_OVER_S
         while True:
-            await self._clock.sleep(_TAKE_OVER_S)
+            await self._clock.sleep(pause)
+            pause = _TAKE_OVER_S
             if sum(1 for _ in self._mine()) > len(self._shards):
-                async with self._writer.turn:
-                    if self._closing:
-                        return
-                    reports = await self._write_lane.run(self._take_over)
+                try:
+                    async with self._writer.turn:
+                        if self._closing:
+                            return
+                        reports = await self._write_lane.run(self._take_over)
+                except (apsw.Error, OSError) as error:  # A full disk, say, must not end a worker that serves.
+                    if failure.unsynced(error):
+                        self._writer.broken.set()
+                    reports = [RecoveryReport(self._taking, 0, 0, (f"It cannot be taken over yet ({error}).",))]
+                    pause = _TAKE_OVER_AGAIN_S
                 for report in reports:
                     if self._taken is not None:
                         self._taken(report)
