@@ -40,6 +40,7 @@ class NameServer(asyncio.DatagramProtocol):
         self.zone: dict[tuple[str, str], tuple[int, list[str]]] = {}
         self.broken: set[str] = set()
         self.mute: set[str] = set()
+        self.denied: set[tuple[str, str]] = set()
         self.asked: list[tuple[str, str]] = []
         self.gate: asyncio.Event | None = None
         self.transport: asyncio.DatagramTransport | None = None
@@ -62,7 +63,7 @@ class NameServer(asyncio.DatagramProtocol):
             ttl, records = self.zone[name, kind]
             response.answer.append(dns.rrset.from_text(question.name, ttl, "IN", kind, *records))
         else:
-            if not any(known == name for known, _ in self.zone):
+            if (name, kind) in self.denied or not any(known == name for known, _ in self.zone):
                 response.set_rcode(dns.rcode.NXDOMAIN)
             response.authority.append(dns.rrset.from_text(*SOA))
         assert self.transport is not None
@@ -123,6 +124,16 @@ async def test_addresses_are_of_both_families(server, resolver):
     server.zone["h.test", "A"] = (60, ["192.0.2.1"])
     server.zone["h.test", "AAAA"] = (60, ["2001:db8::1"])
     assert sorted(await resolver.addresses("h.test")) == ["192.0.2.1", "2001:db8::1"]
+
+
+@pytest.mark.parametrize("denied", ["A", "AAAA"])
+async def test_a_name_denied_for_one_family_has_the_addresses_of_the_other(server, resolver, denied):
+    zone = {"A": "192.0.2.1", "AAAA": "2001:db8::1"}
+    server.denied.add(("h.test", denied))
+    del zone[denied]
+    for kind, address in zone.items():
+        server.zone["h.test", kind] = (60, [address])
+    assert list(await resolver.addresses("h.test")) == list(zone.values())
 
 
 async def test_host_without_addresses_has_none(server, resolver):

@@ -102,13 +102,14 @@ class DnsResolver:
         if host == "localhost" or host.endswith(".localhost"):
             return _LOOPBACK
         six, four = await asyncio.gather(_caught(self._records(host, "AAAA")), _caught(self._records(host, "A")))
-        if isinstance(six, NoSuchDomain) or isinstance(four, NoSuchDomain):
-            raise NoSuchDomain(host)
         found = [
             address for address in chain.from_iterable(zip_longest(_given(six), _given(four))) if address is not None
         ]
         if not found and (isinstance(six, DnsFailure) or isinstance(four, DnsFailure)):
             raise DnsFailure(host)
+        # Only when there is no other: some servers deny the name when it just has no address of the one family.
+        if not found and (isinstance(six, NoSuchDomain) or isinstance(four, NoSuchDomain)):
+            raise NoSuchDomain(host)
         return found
 
     async def txt(self, name: str) -> Sequence[str]:
