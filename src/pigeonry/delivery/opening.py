@@ -33,7 +33,8 @@ from pigeonry.protocol.smtp.client import Lost, NotWelcome, Ready, SmtpClient, T
 
 __all__ = ["ANY_TLS", "Opened", "Opener", "TlsDemand"]
 
-ADDRESSES_MAX: Final = 5  # addresses tried in one attempt; a domain with all of them dead will not answer on the sixth
+ADDRESSES_MAX: Final = 9  # addresses tried in one attempt: of three hosts, with 30 s for each to answer
+ADDRESSES_OF_HOST_MAX: Final = 3  # of one host: the dead addresses of the first must not keep us from the second
 TLS_MEMORY_S: Final = 3_600.0  # seconds that a host's broken TLS or certificate is remembered
 TLS_MEMORIES_MAX: Final = 10_000  # hosts remembered, some 200 octets each
 
@@ -84,11 +85,16 @@ class _NoSession(Exception):
 
 
 class _StepDown(Exception):
-    """TLS did not come about; the next level may, on a new connection."""
+    """TLS did not come about; the next level may, on a new connection.
 
-    def __init__(self, level: _Level, description: str) -> None:
+    Args:
+        lasting: Whether it is the server's fault, to be remembered; a connection that broke may have been chance.
+    """
+
+    def __init__(self, level: _Level, description: str, *, lasting: bool = True) -> None:
         super().__init__(description)
         self.level = level
+        self.lasting = lasting
 
 
 class Opener:
@@ -138,7 +144,7 @@ class Opener:
             except _NoSession as none:
                 failure = _better(failure, none.outcome)
                 continue
-            for address in addresses[:left]:
+            for address in addresses[: min(left, ADDRESSES_OF_HOST_MAX)]:
                 left -= 1
                 try:
                     return Opened(await self._session(host, address, source, demand), host, index)
@@ -176,7 +182,8 @@ class Opener:
                 await self._secure(connection, host, level, demand)
             except _StepDown as step:
                 connection.abort()
-                self._remember(host.name, step.level)
+                if step.lasting:
+                    self._remember(host.name, step.level)
                 level = step.level
             except _NoSession:
                 connection.close()
@@ -224,7 +231,7 @@ class Opener:
                 raise _NoSession(session_refused(event, _attempt(connection, host)))
             return
         if not isinstance(event, TlsAgreed):
-            raise self._no_session(connection, host, event)
+            raise self._cut_short(connection, host, event, demand)
         await self._handshake(connection, host, level, demand)
 
     async def _handshake(self, connection: SmtpConnection, host: Host, level: _Level, demand: TlsDemand) -> None:
@@ -248,7 +255,15 @@ class Opener:
             raise _StepDown(_Level.CLEAR, "The TLS handshake failed.") from None
         event = await connection.greet_again(transport, peer)
         if not isinstance(event, Ready):
-            raise self._no_session(connection, host, event)
+            raise self._cut_short(connection, host, event, demand)
+
+    def _cut_short(
+        self, connection: SmtpConnection, host: Host, event: object, demand: TlsDemand
+    ) -> _NoSession | _StepDown:
+        """Some servers drop who asks for TLS, or all they hear over it: without it they may listen."""
+        if isinstance(event, Lost) and not demand.required:
+            return _StepDown(_Level.CLEAR, event.description, lasting=False)
+        return self._no_session(connection, host, event)
 
     def _no_session(self, connection: SmtpConnection, host: Host, event: object) -> _NoSession:
         assert isinstance(event, NotWelcome | TlsRefused | Lost), "before a message only these end a session"

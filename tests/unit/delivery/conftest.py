@@ -88,7 +88,7 @@ class Server(asyncio.Protocol):
         if verb == "EHLO":
             offers = [offer for offer in self.script.offers if not (self.tls and offer == "STARTTLS")]
             lines = [b"250-server.test", *[b"250-" + offer.encode() for offer in offers]]
-            self.say("EHLO", b"\r\n".join([*lines, b"250 HELP"]))
+            self.say("EHLO over TLS" if self.tls else "EHLO", b"\r\n".join([*lines, b"250 HELP"]))
         elif verb == "DATA":
             reply = self.script.replies.get("DATA", b"354 go on" if self.recipient else b"503 5.5.1 no recipient")
             self.in_data = bool(reply and reply.startswith(b"354"))

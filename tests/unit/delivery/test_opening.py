@@ -58,13 +58,24 @@ def test_next_address_of_a_host_is_tried(stage):
     assert isinstance(stage.outcomes[1], Delivered)
 
 
-def test_number_of_addresses_tried_is_bounded(stage):
-    stage.site("to.test", "198.51.100.9", refuse=True)
+@pytest.mark.parametrize(("answers", "outcome"), [(12, Delivered), (13, Deferred)])
+def test_number_of_addresses_tried_of_a_host_is_bounded(stage, answers, outcome):
+    script = stage.site("to.test", "198.51.100.9")
     stage.names.hosts["mx.to.test"] = tuple(f"198.51.100.{n}" for n in range(10, 20))
-    stage.scripts["198.51.100.15"] = type(stage.scripts["198.51.100.9"])()  # the sixth
+    stage.scripts[f"198.51.100.{answers}"] = script
     stage.deliver(stage.pending())
-    assert isinstance(stage.outcomes[1], Deferred)
-    assert stage.outcomes[1].code == 499
+    assert isinstance(stage.outcomes[1], outcome)
+
+
+@pytest.mark.parametrize(("good", "outcome"), [(1, Delivered), (2, Delivered), (3, Deferred)])
+def test_dead_addresses_of_the_first_host_do_not_keep_from_the_next(stage, good, outcome):
+    script = stage.site("other.test", "198.51.100.9")
+    stage.names.exchangers["to.test"] = tuple(MailExchanger(10 * n, f"mx{n}.to.test") for n in range(4))
+    for n in range(4):
+        stage.names.hosts[f"mx{n}.to.test"] = tuple(f"198.51.100.{100 + 10 * n + each}" for each in range(6))
+    stage.scripts[f"198.51.100.{100 + 10 * good}"] = script
+    stage.deliver(stage.pending())
+    assert isinstance(stage.outcomes[1], outcome)
 
 
 def test_host_without_address_is_deferred_as_not_found(stage):
@@ -106,6 +117,22 @@ def test_broken_tls_falls_back_to_clear_and_is_remembered(stage):
     assert not stage.outcomes[1].attempt.tls
     assert script.handshakes == []
     assert len(stage.servers) == 2
+
+
+@pytest.mark.parametrize("where", ["STARTTLS", "EHLO over TLS"])
+def test_a_server_that_drops_who_asks_for_tls_is_spoken_to_in_clear(stage, where):
+    stage.site(offers=TLS, handshakes=[True], replies={where: b"CUT"})
+    stage.deliver(stage.pending())
+    assert isinstance(stage.outcomes[1], Delivered)
+    assert not stage.outcomes[1].attempt.tls
+
+
+@pytest.mark.parametrize("where", ["STARTTLS", "EHLO over TLS"])
+def test_a_server_that_drops_who_asks_for_tls_gets_nothing_that_requires_it(stage, where):
+    stage.site(offers=TLS, handshakes=[True], replies={where: b"CUT"})
+    stage.deliver(stage.pending(options=Options(require_tls=True)))
+    assert isinstance(stage.outcomes[1], Deferred)
+    assert stage.arrived == []
 
 
 def test_refused_starttls_goes_on_in_clear(stage):
