@@ -119,8 +119,8 @@ async def test_who_is_late_while_it_is_written_is_in_doubt_and_voided_before_any
     for _ in range(40):
         await asyncio.sleep(0)
         heads.append(store.head(0))
-        seen |= {p.address for p in store._due(START, SOON, 10)}
-        told |= {entry.octets for entry in store._tail(0, 0, 10)}
+        seen |= {p.address for p in store._questions.due(START, SOON, 10)}
+        told |= {entry.octets for entry in store._questions.tail(0, 0, 10)}
     assert seen == {"before@y.test"}
     assert told <= {b'{"accepted":"before@y.test"}', b""}
     assert sorted(set(heads)) in ([1, 2], [2])

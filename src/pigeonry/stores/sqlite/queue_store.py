@@ -21,7 +21,6 @@ from pigeonry.domain.message import (
     Message,
     MessageKey,
     Pending,
-    RecipientState,
     RecipientView,
     Transition,
 )
@@ -32,6 +31,7 @@ from pigeonry.stores.sqlite.checkpoints import Checkpoints
 from pigeonry.stores.sqlite.janitor import Janitor
 from pigeonry.stores.sqlite.layout import Layout, day_of, establish
 from pigeonry.stores.sqlite.limits import Limits
+from pigeonry.stores.sqlite.questions import Questions
 from pigeonry.stores.sqlite.readers import Readers
 from pigeonry.stores.sqlite.recovery import recover
 from pigeonry.stores.sqlite.segments import read_body
@@ -50,7 +50,6 @@ __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
 
-_SERIAL_END: Final = 2**63 - 1  # over every serial: SQLite's largest integer
 _TAKE_OVER_S: Final = 1.0  # how often a shard that another still holds is asked for
 _TAKE_OVER_AGAIN_S: Final = 10.0  # how soon one is tried again that could not be opened; each try holds up the groups
 
@@ -99,6 +98,7 @@ class SqliteStore:
         self._readers = Readers(
             disk, self._layout, writers=self._writers_connection, connections_max=self._limits.readers_max
         )
+        self._questions = Questions(self._shards, self._readers, idempotency_days=self._limits.idempotency_days)
         self._writer = GroupWriter(
             shards=self._shards,
             accepting=self._accepting_shard,
@@ -207,29 +207,29 @@ class SqliteStore:
     async def due(self, *, after: DueMark, until: float, limit: int) -> Sequence[Pending]:
         """Pending recipients in the order of (due, shard, serial)."""
         async with self._carry_gate:  # a recipient on its way between two files would be seen twice or not at all
-            return await self._read(self._due, after, until, limit)
+            return await self._read(self._questions.due, after, until, limit)
 
     async def message(self, key: MessageKey) -> Message | None:
         """The message, None when there is none."""
-        found = await self._read(self._find, key)
+        found = await self._read(self._questions.find, key)
         return None if found is None else rows.decode_message(found[1].meta)
 
     async def body(self, key: MessageKey) -> bytes | None:
         """The octets of its body."""
-        found = await self._read(self._find, key)
+        found = await self._read(self._questions.find, key)
         return None if found is None else await self.read(found[1].body)
 
     async def recipients(self, key: MessageKey) -> Sequence[RecipientView]:
         """The message's recipients."""
-        return await self._read(self._recipients, key)
+        return await self._read(self._questions.recipients, key)
 
     async def recipient(self, pending: Pending) -> RecipientView | None:
         """One recipient, with its variables."""
-        return await self._read(self._recipient, pending)
+        return await self._read(self._questions.recipient, pending)
 
     async def idempotent(self, scope: bytes) -> IdempotencyRecord | None:
         """The unexpired record of that scope, of any shard of the node."""
-        return await self._read(self._idempotent, scope, self._clock.now())
+        return await self._read(self._questions.idempotent, scope, self._clock.now(), self._shard_count)
 
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
@@ -252,7 +252,7 @@ class SqliteStore:
         """Events after a seq, in order."""
         if self.head(shard) <= after:
             return ()
-        return await self._read(self._tail, shard, after, limit)
+        return await self._read(self._questions.tail, shard, after, limit)
 
     # -- BodyStore
 
@@ -380,122 +380,9 @@ class SqliteStore:
         except (apsw.Error, OSError) as error:
             raise StoreBusy("The queue could not be read.", retry_after_s=1.0) from error
 
-    def _due(self, after: DueMark, until: float, limit: int) -> list[Pending]:
-        found: list[Pending] = []
-        for shard in list(self._shards.values()):
-            serial = -1 if shard.number > after.shard else after.serial if shard.number == after.shard else _SERIAL_END
-            for file in shard.newest_first():
-                if file.pending:
-                    found += self._due_of(shard, file.day, (after.due, serial), until, limit)
-        found.sort(key=_place)
-        return found[:limit]
-
-    def _due_of(self, shard: Shard, day: int, after: tuple[float, int], until: float, limit: int) -> Iterable[Pending]:
-        """A page of one file without what may not be seen yet."""
-        connection = self._readers.day(shard.number, day)
-        if connection is None:
-            return ()
-        found: list[Pending] = []
-        hidden = shard.hidden.copy()  # what is voided while the page is read may still wait in its snapshot
-        while True:
-            page = rows.due_page(connection, shard=shard.number, day=day, after=after, until=until, limit=limit)
-            found += [
-                pending
-                for pending in page
-                if pending.message.serial not in hidden and pending.message.serial not in shard.hidden
-            ]
-            if len(page) < limit or len(found) >= limit:
-                return found
-            after = (page[-1].due, page[-1].serial)
-
-    def _find(self, key: MessageKey) -> tuple[int, rows.MessageRow] | None:
-        """The day file and the row of a message that may be seen."""
-        shard = self._shards.get(key.shard)
-        if shard is not None and key.serial in shard.hidden:
-            return None
-        for day in [key.day, *(day for day in self._readers.days(key.shard) if day > key.day)]:
-            connection = self._readers.day(key.shard, day)
-            row = None if connection is None else rows.message_row(connection, shard=key.shard, serial=key.serial)
-            if row is not None:
-                return None if row.voided or row.day != key.day else (day, row)
-        return None
-
-    def _recipients(self, key: MessageKey) -> list[RecipientView]:
-        found = self._find(key)
-        if found is None:
-            return []
-        day, message = found
-        return [
-            self._view(key, message.tenant, day, row)
-            for row in self._recipient_rows(key.shard, day, key.serial, message.recipients)
-        ]
-
-    def _recipient(self, pending: Pending) -> RecipientView | None:
-        for row in self._recipient_rows(pending.message.shard, pending.day, pending.serial, 1):
-            return self._view(pending.message, pending.tenant, pending.day, row)
-        return None
-
-    def _recipient_rows(self, shard: int, day: int, serial: int, count: int) -> Sequence[rows.RecipientRow]:
-        connection = self._readers.day(shard, day)
-        return () if connection is None else rows.recipient_rows(connection, serial=serial, count=count)
-
-    def _view(self, key: MessageKey, tenant: str, day: int, row: rows.RecipientRow) -> RecipientView:
-        while row.state == RecipientState.CARRIED and row.carried_to > day:
-            newer = self._recipient_rows(key.shard, row.carried_to, row.serial, 1)
-            if not newer:
-                break
-            day, row = row.carried_to, newer[0]
-        pending = Pending(
-            key,
-            row.serial,
-            day,
-            row.address,
-            row.due,
-            tenant,
-            row.attempts,
-            row.first_attempt_at,
-            row.in_doubt != 0,
-        )
-        return RecipientView(pending, row.state, bytes.fromhex(row.variables), row.notify, row.original)
-
-    def _idempotent(self, scope: bytes, now: float) -> IdempotencyRecord | None:
-        newest = day_of(now)
-        for number in range(self._shard_count):
-            for day in range(newest, newest - self._limits.idempotency_days, -1):
-                connection = self._readers.day(number, day)
-                record = None if connection is None else rows.idempotency_record(connection, scope=scope)
-                if record is not None and record.expires_at > now:
-                    return record
-        return None
-
-    def _tail(self, number: int, after: int, limit: int) -> list[LogEntry]:
-        """Merge the files: what settles an older message has its event in the older file."""
-        shard = self._shards[number]
-        until = shard.seq_visible()
-        found: list[LogEntry] = []
-        for file in shard.newest_first():
-            connection = self._readers.day(number, file.day) if file.seq_last > after else None
-            if connection is not None:
-                found += rows.event_page(connection, after=after, until=until, limit=limit)
-        found.sort(key=_seq)
-        run: list[LogEntry] = []
-        for entry in found[:limit]:
-            if run and entry.seq != run[-1].seq + 1:
-                break  # a page of another file was cut off here
-            run.append(entry)
-        return run
-
 
 _LAST_WORDS: Final = msgspec.msgpack.Decoder(list[tuple[int, int, int]])
 
 
 def _unhide(shard: Shard, serial: int) -> None:
     shard.hidden.discard(serial)
-
-
-def _place(pending: Pending) -> tuple[float, int, int]:
-    return pending.due, pending.message.shard, pending.serial
-
-
-def _seq(entry: LogEntry) -> int:
-    return entry.seq
