@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import shlex
 import signal
 import socket
@@ -162,6 +163,8 @@ class DevRun:
     async def _announce(self, node: Node, login: str) -> None:
         """Say where everything is, once it is there."""
         await node.opened.wait()
+        gc.freeze()
+        gc.enable()
         for door, usual in (("http", HTTP_PORT), ("smtp", SMTP_PORT)):
             port = self._sockets[door].getsockname()[1]
             if door not in self._asked and port != usual:

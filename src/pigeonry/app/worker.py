@@ -57,6 +57,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the supervisor says what is to be done
     sys.setswitchinterval(SWITCH_S)
+    gc.disable()  # imports and the opening of shards make much that stays and no garbage
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -138,6 +139,7 @@ class _Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_YOUNG, GC_OLDER, GC_OLDER)
+        gc.enable()
         listening = group.create_task(self._listen())
         try:
             async with asyncio.TaskGroup() as serving:
