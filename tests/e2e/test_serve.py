@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import smtplib
@@ -70,6 +71,27 @@ def test_a_worker_that_cannot_start_is_tried_again_and_nobody_in_the_backlog_is_
         until(node.ready, "it serves again")
         assert "Traceback" not in (tmp_path / "node.log").read_text()
         assert node.stop() == 0
+
+
+def test_no_secret_reaches_the_log_whatever_its_level(tmp_path: Path) -> None:
+    cert, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_self_signed(cert, key_file, names=("node.test",), now=time.time())
+    more = f'[log]\nlevel = "debug"\n[tls]\ncert = "{cert}"\nkey = "{key_file}"\n'
+    with serving(tmp_path, workers=1, more=more) as (node, _):
+        key = node.key_for("ours.test")
+        password = node.command("smtp-cred", "add", "app@ours.test")["password"]
+        assert node.post("ours.test", key, "r@dest.test") == 200
+        assert node.post("ours.test", "mistyped-key", "r@dest.test") == 401
+        for said, code in ((password, 235), ("mistyped-password", 535)):
+            with smtplib.SMTP("127.0.0.1", node.smtp, timeout=10) as client:
+                client.starttls(context=anything())
+                client.ehlo()
+                token = base64.b64encode(f"\0app@ours.test\0{said}".encode()).decode()
+                assert client.docmd("AUTH PLAIN", token)[0] == code
+        assert node.stop() == 0
+        log = (tmp_path / "node.log").read_text()
+        for secret in (key, "mistyped-key", password, "mistyped-password", token):
+            assert secret not in log
 
 
 def test_workers_end_when_the_supervisor_is_gone(tmp_path: Path) -> None:

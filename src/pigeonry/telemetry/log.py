@@ -40,7 +40,7 @@ def configure(*, level: str, form: Literal["json", "human"], stream: TextIO | No
     ]
     renderer: list[structlog.typing.Processor]
     if form == "json":
-        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        renderer = [structlog.processors.format_exc_info, _head_first, structlog.processors.JSONRenderer(default=str)]
     else:
         renderer = [_human(out)]
     structlog.configure(
@@ -59,6 +59,11 @@ def configure(*, level: str, form: Literal["json", "human"], stream: TextIO | No
     logging.basicConfig(handlers=[handler], level=max(LEVELS[level], logging.WARNING), force=True)
     logger: Logger = structlog.get_logger(**fields)
     return logger
+
+
+def _head_first(_logger: Any, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """When, how bad and what before everything else: lines are also read by people."""
+    return {name: line[name] for name in ("timestamp", "level", "event") if name in line} | dict(line)
 
 
 def _human(out: TextIO) -> structlog.typing.Processor:
