@@ -15,7 +15,7 @@ STAMPS := .stamps
 PYTEST_ARGS ?=
 
 help: ## What there is
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(STAMPS)/installed ## Run everything in this terminal: API, SMTP, inbox
 	@exec $(BIN)/pigeonry dev $(ARGS)
@@ -44,9 +44,11 @@ drills: $(STAMPS)/installed ## The full drills; figures and timelines go to docs
 	$(BIN)/pigeonry drill durability --messages 1000000 --kills 200 --power-cuts 50 \
 		--measured "commit $$(git describe --always --dirty)" --record docs/drills/durability.txt
 
-lock: $(STAMPS)/uv ## Resolve the dependencies anew
+lock: $(STAMPS)/uv ## Resolve the dependencies anew: all of them, and those that a node in production has
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group dev \
 		--output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --constraint requirements.lock \
+		--output-file requirements-serve.lock pyproject.toml
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) $(STAMPS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

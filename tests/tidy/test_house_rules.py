@@ -6,12 +6,14 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "pigeonry"
+PYPROJECT = ROOT / "pyproject.toml"
 FUNCTION_LINES_MAX = 75  # longer ones are listed below and may only shrink
 FILE_LINES_MAX = 500
 
@@ -55,6 +57,16 @@ def test_nothing_is_left_for_later_in_a_comment(word: str) -> None:
         str(path.relative_to(ROOT)) for path in _modules() if re.search(rf"#.*\b{word}\b", path.read_text()) is not None
     ]
     assert marked == []
+
+
+def test_a_node_in_production_has_what_was_tested() -> None:
+    locked, served = (
+        set(re.findall(r"^[\w.-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-serve.lock")
+    )
+    wanted = {re.split(r"[>;]", line)[0] for line in tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]}
+    assert served <= locked
+    assert wanted <= {line.partition("==")[0] for line in served}
 
 
 def test_no_module_is_named_for_nothing() -> None:

@@ -3,14 +3,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import pkgutil
 import stat
 import tomllib
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pigeonry.app import exits
+from pigeonry.app import commands, exits
 from pigeonry.app.cli import main
 
 
@@ -122,3 +125,13 @@ def test_the_settings_are_shown_as_they_would_be_used(shell: Shell) -> None:
     assert tomllib.loads(shell.run("config", "show")[1]) == shown
     assert shell.json("config", "check") == {"valid": True, "problems": []}
     assert shell.json("config", "schema") == json.loads(shell.run("config", "schema")[1])
+
+
+def test_every_command_but_serve_can_be_read_by_a_program() -> None:
+    silent = [
+        f"{name}.{function}"
+        for _, name, _ in pkgutil.iter_modules(commands.__path__)
+        for function in import_module(f"{commands.__name__}.{name}").__all__
+        if "json" not in signature(getattr(import_module(f"{commands.__name__}.{name}"), function)).parameters
+    ]
+    assert silent == ["serve.serve"]
