@@ -205,6 +205,17 @@ def test_no_request_fails_while_new_settings_are_served(tmp_path: Path) -> None:
         assert node.stop() == 0
 
 
+def test_a_node_that_is_told_to_stop_while_successors_start_just_stops(tmp_path: Path) -> None:
+    with serving(tmp_path) as (node, _):
+        node.configure(smtp_more="recipients_max = 100")
+        node.signal(signal.SIGHUP)
+        until(lambda: any(line["generation"] == 2 for line in node.lines("worker_started")), "a successor starts")
+        node.signal(signal.SIGTERM)
+        assert node.wait() == 0
+        assert [line for line in node.log() if line["level"] in {"error", "warning"}] == []
+        assert node.said("stopped")
+
+
 def test_settings_that_are_wrong_are_refused_and_the_old_ones_stay(tmp_path: Path) -> None:
     with serving(tmp_path, workers=1) as (node, _):
         before = node.workers()
@@ -275,6 +286,11 @@ def test_the_service_manager_is_told(tmp_path: Path) -> None:
             while not any(message.startswith("READY=1") for message in told):
                 told.append(manager.recv(4096).decode())
             assert "WATCHDOG=1" in told
+            node.signal(signal.SIGHUP)
+            while not told[-1].startswith("RELOADING=1\nMONOTONIC_USEC="):
+                told.append(manager.recv(4096).decode())
+            while not told[-1].startswith("READY=1"):
+                told.append(manager.recv(4096).decode())
             assert node.stop() == 0
         manager.settimeout(1.0)
         while not told[-1].startswith("STOPPING=1"):

@@ -249,15 +249,18 @@ class Supervisor:
             old.successor = successor
             successor.go(old.last_words)
             await self._first(successor.ready, successor.ended, self._stop)
-        if not successor.ready.is_set() or self._stop.is_set():
+        if successor.ready.is_set():
+            self._serving[slot] = successor
+            await self._drain(old)
+            successor.last_words = old.last_words
+            return successor
+        old.successor = None
+        if self._stop.is_set():
+            await self._drain(successor)  # its doors may be open already
+        else:
             self._log.error("successor_failed", slot=slot, status=successor.status)
             successor.kill()
-            old.successor = None
-            return old
-        self._serving[slot] = successor
-        await self._drain(old)
-        successor.last_words = old.last_words
-        return successor
+        return old
 
     async def _drain(self, child: Child) -> None:
         """Let it finish; kill it when it takes longer than it may."""
