@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,19 @@ def need_root() -> None:
     """Skip, loudly, without root; with CI=true that is a failure."""
     if os.geteuid() != 0:
         _miss("root, to listen on port 25 of a loopback address")
+
+
+@contextmanager
+def small_disk(folder: Path, octets: int) -> Iterator[None]:
+    """Mount a file system of its own on a folder; skip, loudly, where that is not allowed."""
+    folder.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={octets},mode=700", "pigeonry-test", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        _miss("root that may mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _miss(what: str) -> None:
