@@ -140,7 +140,7 @@ def test_a_recovery_that_builds_on_what_a_failed_sync_left_is_caught(monkeypatch
         crash = Crash(after=90, power=True, down_s=0.1)
         return msgspec.structs.replace(plan, failing_sync=20, crashes=(crash, crash), full=(0.0, 0.0))
 
-    monkeypatch.setattr(recovery, "_leave_old_wal", lambda _connection: None)
+    monkeypatch.setattr(recovery, "leave_old_wal", lambda _connection: None)
     assert seeds_until_caught(change=failing)
 
 

@@ -1,4 +1,4 @@
-"""What a failed write means: whether it may be durable all the same."""
+"""What a failed write means: whether it may be durable all the same, and how to go on after it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 import apsw
 
-__all__ = ["full", "uncertain", "unsynced"]
+__all__ = ["full", "leave_old_wal", "uncertain", "unsynced"]
 
 _SYNCS: Final = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
 _CODE_MASK: Final = 0xFF  # SQLite keeps the primary code in the low octet.
@@ -38,6 +38,20 @@ def unsynced(error: Exception) -> bool:
 def full(error: Exception) -> bool:
     """Whether there was no space."""
     return isinstance(error, OSError) or _extended(error) & _CODE_MASK == apsw.SQLITE_FULL
+
+
+def leave_old_wal(connection: apsw.Connection) -> None:
+    """Copy a WAL that may not be whole on the disk into the database, and begin a new one. May block.
+
+    What a failed sync left in the page cache reads well and may never reach the disk, so nothing is built on it. The
+    write after the checkpoint makes it durable that the WAL is a new one: else a loss of power could bring back the
+    old one, short of what was lost from it, and with it an older state of the pages.
+
+    Raises:
+        apsw.Error: It is as it was.
+    """
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    connection.pragma("user_version", connection.pragma("user_version"))  # a row set to what it is writes no page
 
 
 def _extended(error: Exception) -> int:

@@ -15,6 +15,7 @@ import apsw
 import msgspec
 
 from pigeonry.ports.queue_store import RecoveryReport
+from pigeonry.stores.sqlite.failure import leave_old_wal
 from pigeonry.stores.sqlite.schema import wal_octets
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def recover(
         file = shard.day_file(day)
         connection = file.open(disk)
         if wal_octets(disk, file.path):
-            _leave_old_wal(connection)
+            leave_old_wal(connection)
         in_doubt += _read_state(shard, file, connection)
         named.update(own for (own,) in connection.execute("SELECT segment FROM message WHERE offset = -1"))
         used.update(found for (found,) in connection.execute("SELECT number FROM segment"))
@@ -98,17 +99,6 @@ def recover(
         pending += file.pending
     shard.seq_durable = shard.seq_next - 1
     return RecoveryReport(number, pending, in_doubt, tuple(repairs))
-
-
-def _leave_old_wal(connection: apsw.Connection) -> None:
-    """Copy the WAL of the life before into the database and begin a new one.
-
-    What a failed sync left in the page cache reads well and may never reach the disk, so nothing is built on it. The
-    write after the checkpoint makes it durable that the WAL is a new one: else a loss of power could bring back the
-    old one, short of what was lost from it, and with it an older state of the pages.
-    """
-    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    connection.pragma("user_version", connection.pragma("user_version"))  # a row set to what it is writes no page
 
 
 def _read_state(shard: Shard, file: DayFile, connection: apsw.Connection) -> int:

@@ -4,8 +4,9 @@ What the small stores (documents, leases) have in common: a connection made on f
 transactions that take the write lock at their start, and errors turned into those of the ports. A transaction here is
 short, so waiting for another process' lock is the ordinary case and bounded by the deadline.
 
-A commit that failed for any reason but "busy" or "full" is in doubt: its connection is thrown away, since a second
-sync of the same file could claim to have written what it did not.
+A commit that failed for any reason but "busy" or "full" is in doubt: its connection is thrown away, and nothing is
+written before the WAL was left for a new one, since a second sync of the same file could claim to have written what it
+did not.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import apsw
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
+from pigeonry.stores.sqlite.failure import leave_old_wal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +71,7 @@ class SharedFile:
         self._synchronous = synchronous
         self._timeout_s = timeout_s
         self._connection: apsw.Connection | None = None
+        self._distrusted = False  # whether a commit failed since the WAL was begun
 
     async def read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run one query, or several that need not agree with each other.
@@ -131,6 +134,7 @@ class SharedFile:
             raise StoreBusy(_NOT_IN_TIME) from error
         except apsw.Error as error:
             self._drop()
+            self._distrusted = True
             raise StoreInDoubt(_MAYBE) from error
         return result
 
@@ -196,3 +200,6 @@ class SharedFile:
                 connection.execute(self._schema)
                 connection.pragma("user_version", self._schema_version)
             connection.execute("COMMIT")
+        if self._distrusted:
+            leave_old_wal(connection)
+            self._distrusted = False
