@@ -159,4 +159,4 @@ class Preparing:
 
 
 def _has_dsn(message: Message, capabilities: Capabilities) -> bool:
-    return capabilities.dsn and bool(message.envelope_id or message.dsn_return)
+    return capabilities.dsn and bool(message.dsn_each or message.envelope_id or message.dsn_return)

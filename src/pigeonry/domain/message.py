@@ -149,6 +149,7 @@ class Message(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         test_mode, authenticated: Facts for its events' flags.
         envelope_id: ENVID of RFC 3461, empty when none.
         dsn_return: RET of RFC 3461: ``FULL``, ``HDRS`` or empty.
+        dsn_each: Whether a recipient has NOTIFY or ORCPT of its own, to be asked for when it is sent.
     """
 
     key: MessageKey
@@ -168,6 +169,7 @@ class Message(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     authenticated: bool = True
     envelope_id: str = ""
     dsn_return: str = ""
+    dsn_each: bool = False
 
 
 class NewRecipient(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

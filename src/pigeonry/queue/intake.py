@@ -155,6 +155,7 @@ class Intake:
             submission.authenticated,
             submission.envelope_id,
             submission.dsn_return,
+            any(each.notify or each.original for each in recipients),
         )
         return Accept(
             message,

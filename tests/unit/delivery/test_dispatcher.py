@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import pytest
 
 from pigeonry.domain.errors import NotFound, StoreBusy
 from pigeonry.domain.message import BodyKind, Options, RecipientState, RecipientView
@@ -247,6 +248,18 @@ def test_who_cannot_be_reached_is_deferred_without_reading_what_was_to_be_sent(s
     stage.get = get
     stage.deliver(stage.pending("user@nowhere.test"))
     assert isinstance(stage.outcomes[1], Refused)
+
+
+@pytest.mark.parametrize("more", [{"dsn_each": True}, {"dsn_return": "HDRS"}])
+def test_what_a_recipient_asked_of_notifications_is_passed_on(stage, more):
+    stage.site(offers=("PIPELINING", "DSN"))
+    pending = stage.pending(**more)
+    stage.store.views[pending.serial] = RecipientView(
+        pending, RecipientState.PENDING, notify="NEVER", original="rfc822;x@y.test"
+    )
+    stage.deliver(pending)
+    (server,) = stage.servers
+    assert b"RCPT TO:<user@to.test> NOTIFY=NEVER ORCPT=rfc822;x@y.test" in server.commands
 
 
 def test_batch_message_is_rendered_for_its_recipient(stage):

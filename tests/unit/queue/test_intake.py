@@ -9,7 +9,7 @@ import pytest
 
 from pigeonry.domain.errors import BadRequest, StoreBusy, StoreInDoubt
 from pigeonry.domain.event import Accepted, Failed, decode_event, stamp
-from pigeonry.domain.message import Accept, BodyKind, MessageKey, Note, Options
+from pigeonry.domain.message import Accept, BodyKind, MessageKey, NewRecipient, Note, Options
 from pigeonry.queue.commands import Commands
 from pigeonry.queue.event_ids import EventIds
 from pigeonry.queue.intake import RECIPIENTS_LISTED_MAX
@@ -44,6 +44,17 @@ def test_one_commit_holds_message_recipients_and_events(play) -> None:
         assert len(first.id) == 22
         assert first.timestamp == stamp(accept.message.accepted_at)
         assert [p.serial for p in rig.dispatched] == [key.serial, key.serial + 1]
+
+    play(story)
+
+
+@pytest.mark.parametrize(("notify", "original"), [("NEVER", ""), ("", "rfc822;o@x.test"), ("", "")])
+def test_a_message_says_whether_a_recipient_asked_for_notifications_of_its_own(play, notify, original) -> None:
+    async def story(rig) -> None:
+        recipients = (NewRecipient("a@x.test", 0.0), NewRecipient("b@x.test", 0.0, b"", notify, original))
+        sent = msgspec.structs.replace(submission("a@x.test"), recipients=recipients)
+        key = await rig.intake.accept(sent, deadline=rig.deadline())
+        assert (await rig.store.message(key)).dsn_each is bool(notify or original)
 
     play(story)
 
