@@ -44,6 +44,7 @@ LOAD_GAP_S: Final = 0.25  # seconds between loads that reached their end: one qu
 FAULT_PAUSE_S: Final = 0.5  # seconds, spread by chance: how soon a store that could not is asked again
 FIRED_MAX: Final = 1_000  # recipients dispatched in one turn of the loop, some milliseconds
 SHARDS_S: Final = 1.0  # seconds between looks whether a shard was taken over, which happens at a restart
+STALE_MAX: Final = 1_000  # entries of the heap that stand for nobody any more, beside as many as are in memory
 TIMER_S_MAX: Final = 30.0  # seconds; the wall clock may be set, so that no timer is trusted for longer
 START: Final = DueMark(-math.inf)
 
@@ -285,6 +286,9 @@ class Scheduler:
     def _schedule(self, ident: int, pending: Pending) -> None:
         self._known[ident] = pending
         heapq.heappush(self._heap, (pending.due, ident, pending))
+        if len(self._heap) > 2 * len(self._known) + STALE_MAX:  # who is scheduled anew leaves his old entry behind
+            self._heap = [entry for entry in self._heap if self._known.get(entry[1]) is entry[2]]
+            heapq.heapify(self._heap)
         if self._heap[0][2] is pending:
             self._arm()
 

@@ -246,6 +246,20 @@ def test_a_held_recipient_is_neither_dispatched_nor_claimed_until_it_is_let_go(p
     play(story)
 
 
+def test_commands_without_end_leave_nothing_behind(play) -> None:
+    async def story(rig) -> None:
+        key = await rig.intake.accept(submission("a@x.test", due=rig.clock.now() + 30.0), deadline=rig.deadline())
+        (view,) = await rig.store.recipients(key)
+        for _ in range(10_000):
+            rig.scheduler.hold(key, 1)
+            rig.scheduler.let_go(view.pending)
+        assert len(rig.scheduler._heap) < 2_000
+        await rig.clock.sleep(31)
+        assert [pending.serial for pending in rig.dispatched] == [key.serial]
+
+    play(story)
+
+
 def test_what_is_given_up_is_as_before(play) -> None:
     async def story(rig) -> None:
         now = rig.clock.now()
