@@ -48,7 +48,7 @@ def test_what_the_check_passes_always_renders_the_same(given_pieces: list[Piece]
         {"r@example.com": {"a": a, "b": b}},
         keys=checker.keys,
         due=0.0,
-        user_variables={},
+        user_variables="{}",
     )
     octets = b"".join(template.stored(given_pieces))
     try:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from pigeonry.compose import template
 from pigeonry.compose.draft import Draft, gathered, summary
 from pigeonry.compose.head import HeadWriter
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["all_ascii", "check_batch", "compose_message", "reverse_path", "sender_header"]
 
 SUBJECT_CHARACTERS_MAX: Final = 16_384  # far over any line, so that only nonsense is refused
+FILLED_MAX: Final = 250_000  # places that are filled in before the answer, at a microsecond each
 ATTACHMENTS_MAX: Final = 500  # files of one message; each is listed in every event
 _TEXTS: Final = (("text", b"plain"), ("amp-html", b"x-amp-html"), ("html", b"html"))
 _MESSAGE_ID: Final = re.compile(r"[^\s<>@\x00-\x1f\x7f]{1,200}@[^\s<>@\x00-\x1f\x7f]{1,200}")
@@ -244,13 +247,17 @@ def check_batch(
 ) -> tuple[NewRecipient, ...]:
     """The recipients of a batch, each checked to be renderable."""
     checker = template.Checker(pieces)
+    user_variables = msgspec.json.encode(settings.variables).decode()
+    places = checker.places + template.places(user_variables)
+    if len(to) * (1 + len(copies)) * places > FILLED_MAX:
+        raise BadRequest(f"recipient-variables are to be filled in at more than {FILLED_MAX} places.")
     recipients = batch_recipients(
         to,
         copies,
         read_variables(variables),
         keys=checker.keys,
         due=settings.deliver_at,
-        user_variables=settings.variables,
+        user_variables=user_variables,
     )
     for recipient in recipients:
         checker.check(address=recipient.address, variables=recipient.variables)

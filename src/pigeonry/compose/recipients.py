@@ -99,7 +99,7 @@ def batch_recipients(
     *,
     keys: Collection[str],
     due: float,
-    user_variables: dict[str, Any],
+    user_variables: str,
 ) -> tuple[NewRecipient, ...]:
     """A recipient with its variables for each ``to``, and for each copy of it.
 
@@ -109,15 +109,15 @@ def batch_recipients(
         variables: What ``read_variables`` returned.
         keys: What the message asks for; other variables are not kept.
         due: When to deliver.
-        user_variables: The message's; where they have placeholders, each recipient keeps its own.
+        user_variables: The message's, a JSON object; where it has placeholders, each recipient keeps its own.
 
     Raises:
         BadRequest: They are more than a thousand, or what is to be kept with them is too large.
     """
     _bound(len(to) * (1 + len(copies)))
-    personal = any(map(template.has_placeholder, template.strings(user_variables)))
+    personal = template.has_placeholder(user_variables)
     if personal:
-        keys = {*keys, *template.placeholder_keys(template.strings(user_variables))}
+        keys = {*keys, *template.placeholder_keys(user_variables)}
     recipients: list[NewRecipient] = []
     kept = 0
     for address in to:
@@ -126,8 +126,8 @@ def batch_recipients(
         if address.display:
             values[NAME_KEY] = address.display
         if personal:
-            own = template.filled_value(user_variables, address=address.mailbox, variables=_ENCODER.encode(values))
-            values[USER_VARIABLES_KEY] = shortened(own).decode()
+            own = template.filled_json(user_variables, address=address.mailbox, variables=_ENCODER.encode(values))
+            values[USER_VARIABLES_KEY] = shortened(own.encode()).decode()
         encoded = _ENCODER.encode(values)
         kept += len(encoded) * (1 + len(copies))
         if kept > KEPT_OCTETS_MAX:

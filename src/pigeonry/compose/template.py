@@ -23,8 +23,7 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -34,7 +33,7 @@ from pigeonry.protocol.mime.builder import Piece, Slot, base64_lines, crlf_octet
 from pigeonry.protocol.mime.encoded_words import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
     "ADDRESSES",
@@ -46,15 +45,15 @@ __all__ = [
     "RECIPIENT",
     "TO_KEY",
     "Checker",
-    "filled_value",
+    "filled_json",
     "has_placeholder",
     "header",
     "json_value",
     "pieces_of",
     "placeholder_keys",
+    "places",
     "render",
     "stored",
-    "strings",
 ]
 
 OCTETS: Final = 0
@@ -81,6 +80,10 @@ TO_KEY: Final = "%to%"  # in a copy's variables: whose copy it is
 
 _MAGIC: Final = b"PGT1"
 _PLACEHOLDER: Final = re.compile(r"%recipient(?:\.([^%\r\n]{1,256})|_(email|name|fname|lname))?%")
+# The same in a JSON document, escaped as its strings are: it cannot go beyond the end of one.
+_JSON_PLACEHOLDER: Final = re.compile(
+    r"%recipient(?:\.(?:[^%\x00-\x1f\"\\]|\\u[0-9a-fA-F]{4}|\\[^u]){1,256}|_(?:email|name|fname|lname))?%"
+)
 _BREAKS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TABLE: Final = msgspec.msgpack.Decoder(list[tuple[int, int, str]])
 _VARIABLES: Final = msgspec.json.Decoder(dict[str, str])
@@ -167,6 +170,11 @@ class Checker:
         """The keys that the message asks for: what else a recipient has need not be kept."""
         return self._keys
 
+    @property
+    def places(self) -> int:
+        """How many places checking one recipient fills in or looks up."""
+        return len(self._counts) + sum(self._head_counts.values())
+
     def check(self, *, address: str, variables: bytes) -> None:
         """Check one recipient.
 
@@ -193,12 +201,17 @@ def _measured(slots: Sequence[Slot]) -> tuple[int, dict[str, int]]:
     """How long slots are, and how often each placeholder is in them."""
     counts: dict[str, int] = {}
     for slot in slots:
-        texts = strings(json.loads(slot.source)) if slot.kind == JSON_HEADER else (slot.source,)
-        for found in chain.from_iterable(map(_PLACEHOLDER.finditer, texts)):
-            counts[found[0]] = counts.get(found[0], 0) + 1
+        for placeholder in _placeholders(slot):
+            counts[placeholder] = counts.get(placeholder, 0) + 1
             if len(counts) > PLACEHOLDERS_MAX:
                 raise BadRequest(f"The message has more than {PLACEHOLDERS_MAX} different recipient variables.")
     return sum(len(slot.source) for slot in slots), counts
+
+
+def _placeholders(slot: Slot) -> Iterator[str]:
+    if slot.kind == JSON_HEADER:
+        return (json.loads(f'"{found[0]}"') for found in _JSON_PLACEHOLDER.finditer(slot.source))
+    return (found[0] for found in _PLACEHOLDER.finditer(slot.source))
 
 
 def _filling(counts: Mapping[str, int], values: Mapping[str, str]) -> int:
@@ -217,31 +230,29 @@ def json_value(value: str, *, column: int) -> bytes:
     return encode(ascii_only, column=column)
 
 
-def strings(value: Any) -> Iterator[str]:
-    """The strings in a JSON value; names of an object are none."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from strings(inner)
+def places(document: str) -> int:
+    """How many placeholders a JSON document has."""
+    return sum(1 for _ in _JSON_PLACEHOLDER.finditer(document))
 
 
-def placeholder_keys(texts: Iterable[str]) -> set[str]:
-    """The keys of recipient variables that texts ask for."""
-    return {found[1] for text in texts for found in _PLACEHOLDER.finditer(text) if found[1]}
+def placeholder_keys(document: str) -> set[str]:
+    """The keys of recipient variables that a JSON document asks for."""
+    found = (json.loads(f'"{each[0]}"') for each in _JSON_PLACEHOLDER.finditer(document))
+    return {placeholder[11:-1] for placeholder in found if placeholder.startswith("%recipient.")}
 
 
-def filled_value(value: Any, *, address: str, variables: bytes) -> Any:
-    """A JSON value, its strings filled in for one recipient."""
-    return _filled_value(value, _values(address, variables))
+def filled_json(document: str, *, address: str, variables: bytes) -> str:
+    """A JSON document, its strings filled in for one recipient."""
+    return _filled_json(document, _values(address, variables))
 
 
-def _filled_value(value: Any, values: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return _substituted(value, values)
-    if isinstance(value, dict):
-        return {name: _filled_value(inner, values) for name, inner in value.items()}
-    return [_filled_value(inner, values) for inner in value] if isinstance(value, list) else value
+def _filled_json(document: str, values: Mapping[str, str]) -> str:
+    escaped = {_escaped(placeholder): _escaped(value) for placeholder, value in values.items()}
+    return _JSON_PLACEHOLDER.sub(lambda found: escaped.get(found[0], found[0]), document)
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def _values(address: str, variables: bytes) -> dict[str, str]:
@@ -284,8 +295,7 @@ def _filled(slot: Slot, values: Mapping[str, str]) -> bytes:
         to = Address(values["%recipient_email%"], values["%recipient_name%"])
         return b"%b: %b\r\n" % (name, format_address(to))
     if kind == JSON_HEADER:
-        document = json.dumps(_filled_value(json.loads(slot.source), values), ensure_ascii=False)
-        return b"%b: %b\r\n" % (name, json_value(document, column=column))
+        return b"%b: %b\r\n" % (name, json_value(_filled_json(slot.source, values), column=column))
     if kind not in (HEADER, ADDRESSES):
         raise Fault("The stored message cannot be read.")
     if kind == ADDRESSES:

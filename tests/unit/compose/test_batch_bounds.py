@@ -43,7 +43,7 @@ def test_all_recipients_headers_together_are_bounded(compose: Compose) -> None:
         compose(
             {
                 "to": ", ".join(MANY),
-                "subject": "%recipient.a%" * 500,
+                "subject": "%recipient.a%" * 200,
                 "recipient-variables": variables(a="x" * 100),
             }
         )
@@ -52,6 +52,22 @@ def test_all_recipients_headers_together_are_bounded(compose: Compose) -> None:
 def test_different_placeholders_are_bounded(compose: Compose) -> None:
     with pytest.raises(BadRequest, match="more than 1000 different recipient variables"):
         compose({"text": "".join(f"%recipient.{n}%" for n in range(1_001)), "recipient-variables": "{}"})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"subject": "%recipient.a%" * 250},
+        {"text": "".join(f"%recipient.{n}%" for n in range(251))},
+        {"v:a": "%recipient.a%" * 125},
+        {"v:a": "%recipient.a%" * 251, "o:suppress-headers": "all"},
+    ],
+)
+def test_places_that_are_filled_in_are_bounded(compose: Compose, asked: dict[str, str]) -> None:
+    fields = {"to": ", ".join(MANY), "recipient-variables": variables(a=""), **asked}
+    with pytest.raises(BadRequest, match="at more than 250000 places"):
+        compose(fields)
+    assert compose({**fields, "to": ", ".join(MANY[:330])}).composed.recipients
 
 
 def test_copies_do_not_multiply_large_variables(compose: Compose) -> None:

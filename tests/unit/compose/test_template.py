@@ -258,7 +258,7 @@ def test_user_variables_are_filled_in_for_the_events_of_each_recipient(compose: 
     bo, cy, di = [msgspec.json.decode(each.user_variables) for each in told]
     assert bo == {
         "o": [{"p": "7"}, 1],
-        "%recipient.n\u00e4me%": 2,
+        'B"\n': 2,
         "name": 'B"\n',
         "both": "bo@example.com, %recipient.none%",
         "plain": "x",
@@ -272,3 +272,16 @@ def test_user_variables_are_filled_in_for_the_events_of_each_recipient(compose: 
 def test_recipients_keep_no_user_variables_that_are_the_same_for_all(compose: Compose) -> None:
     draft = compose({"v:plain": "50%", "recipient-variables": variables(**{"bo@example.com": {"x": "1"}})})
     assert draft.composed.recipients[0].variables == b"{}"
+
+
+def test_a_placeholder_does_not_go_beyond_the_string_it_begins_in(compose: Compose) -> None:
+    (message,) = rendered(
+        compose(
+            {
+                "v:a": "%recipient.x",
+                "v:b": "y%",
+                "recipient-variables": variables(**{"bo@example.com": {'x","b":"y': "z", 'x", "b": "y': "z"}}),
+            }
+        )
+    )
+    assert msgspec.json.decode(str(message["X-Mailgun-Variables"])) == {"a": "%recipient.x", "b": "y%"}

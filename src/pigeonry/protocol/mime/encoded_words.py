@@ -59,12 +59,13 @@ def fold(octets: bytes, *, column: int) -> bytes:
     """Break before blanks so that lines keep to 78 octets where the blanks allow it."""
     lines: list[bytes] = []
     start, room = 0, max(16, LINE_OCTETS_WISHED - column)
+    end = len(octets.rstrip())
     while len(octets) - start > room:
         cut = octets.rfind(b" ", start + 1, start + room)
         if cut < 0:
             cut = octets.find(b" ", start + room)
         # A line of blanks alone is obsolete syntax, and a value may not end in one.
-        if cut < 0 or not octets[cut:].strip() or not octets[start:cut].strip():
+        if cut < 0 or cut >= end or not octets[start:cut].strip():
             break
         lines.append(octets[start:cut])
         start, room = cut, LINE_OCTETS_WISHED

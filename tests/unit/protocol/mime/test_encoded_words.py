@@ -61,3 +61,23 @@ def test_folding_makes_no_line_of_blanks() -> None:
 )
 def test_whatever_comes_is_decoded_as_far_as_it_can_be(value: bytes, text: str) -> None:
     assert decode(value) == text
+
+
+class Counting(bytes):
+    """Octets that count how many are copied out of them."""
+
+    copied = 0
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+        part = super().__getitem__(index)
+        Counting.copied += len(part)
+        return part
+
+
+@pytest.mark.parametrize("value", [b"word " * 4_000, b"a" * 90 + b" " * 20_000, b"x " * 100 + b" " * 20_000])
+def test_folding_looks_at_each_octet_a_few_times(value: bytes) -> None:
+    Counting.copied = 0
+    folded = fold(Counting(value), column=9)
+    assert Counting.copied <= 3 * len(value)
+    assert folded.replace(b"\r\n", b"") == value
+    assert all(line.strip() for line in folded.split(b"\r\n"))
