@@ -16,6 +16,7 @@ from pigeonry.queue.scheduler import Scheduler, SchedulerLimits
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededDice, SeededIds
 from pigeonry.testing.loop import VirtualLoop
+from support.commits import followed
 from support.watched_store import WatchedStore, submission
 
 SECONDS = st.sampled_from([0.0, 0.1, 0.3, 2.0, 6.0, 20.0, 100.0])
@@ -43,6 +44,7 @@ class SlowStore(WatchedStore):
         await self._clock.sleep(next(self._delays))
         return page
 
+    @followed
     async def commit(self, transition, *, deadline: float) -> None:
         await super().commit(transition, deadline=deadline)
         await self._clock.sleep(next(self._delays) / 4)
@@ -78,7 +80,7 @@ class Model:
 
     async def settle(self, pending: Pending, state: RecipientState, pause_s: float) -> None:
         settle = Settle(pending, state, b"{}", self.clock.now() + pause_s, pending.attempts + 1, 1.0)
-        await self.scheduler.settle(settle, deadline=self.clock.monotonic() + 1.0)
+        await self.scheduler.settled(settle, deadline=self.clock.monotonic() + 1.0)
 
     async def step(self, what: str, number: int, seconds: float) -> None:
         taken = sorted(self.out)

@@ -60,6 +60,7 @@ from pigeonry.testing.world import Temper, World
 from simulation.faulty_disk import FaultyDisk
 from simulation.ledger import Broken, Ledger
 from simulation.plan import HORIZON_S, Crash, Letter, Plan
+from support.commits import followed
 
 IN_DOUBT_S = 10.0
 SCHEDULE = RetrySchedule(first_pause_s=4.0, pause_s_max=16.0, expiry_s=90.0, in_doubt_s=IN_DOUBT_S)
@@ -105,6 +106,7 @@ class Watched:
             await self._run.clock.sleep(2.0 * self._dice.random())
         return page
 
+    @followed
     async def commit(self, transition: Transition, *, deadline: float) -> None:
         number = self._run.ledger.handed(transition)
         self._run.step()

@@ -20,6 +20,7 @@ from simulation import harness
 from simulation.harness import Plant, Run
 from simulation.ledger import Broken
 from simulation.plan import Crash, Plan, draw
+from support.commits import followed
 
 SEEDS_MAX = 150  # seeds within which every fault must show
 
@@ -47,6 +48,7 @@ class Planted:
 
 
 class AcknowledgeBeforeCommit(Planted):
+    @followed
     async def commit(self, transition: Transition, *, deadline: float) -> None:
         if isinstance(transition, Accept):
             self.later(transition, deadline)
@@ -55,6 +57,7 @@ class AcknowledgeBeforeCommit(Planted):
 
 
 class EventOutsideTheTransaction(Planted):
+    @followed
     async def commit(self, transition: Transition, *, deadline: float) -> None:
         if isinstance(transition, Settle):
             await self.store.commit(msgspec.structs.replace(transition, event=b""), deadline=deadline)
@@ -64,6 +67,7 @@ class EventOutsideTheTransaction(Planted):
 
 
 class DotBeforeDotSent(Planted):
+    @followed
     async def commit(self, transition: Transition, *, deadline: float) -> None:
         if isinstance(transition, DotSent):
             self.later(transition, deadline)

@@ -11,6 +11,7 @@ from pigeonry.domain.submission import Submission
 from pigeonry.domain.tenant import Caller, SendingDomain
 from pigeonry.doors.smtp import SmtpDoor, SmtpDoorConfig
 from pigeonry.doors.smtp.connection import Connection
+from support.commits import Running
 
 KEY = MessageKey(1, 20_000, 7)
 NOW = 1_767_225_600.0  # Thu, 01 Jan 2026 00:00:00 +0000
@@ -151,7 +152,7 @@ class Bench:
         }
         self.door = SmtpDoor(
             SmtpDoorConfig(**options),  # type: ignore[arg-type]
-            accept=self._accept,
+            intake=self,
             login=self._login,
             domains=self.domains.get,
             spool=self._spool,
@@ -182,7 +183,12 @@ class Bench:
         assert body.startswith(b"Received: from ")
         return body.split(b"+0000\r\n", 1)[1]
 
-    async def _accept(self, submission: Submission, /, *, deadline: float) -> MessageKey:
+    def begin(self, submission: Submission, *, deadline: float, told) -> Running:
+        running = Running(self.accept(submission, deadline=deadline))
+        running.then(lambda error: told(KEY, error))
+        return running
+
+    async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
         self.deadlines.append(deadline - self.clock.time)
         if self.gate is not None:
             await self.gate.wait()

@@ -11,6 +11,7 @@ from pigeonry.domain.submission import Submission
 from pigeonry.ports.environment import Clock
 from pigeonry.ports.queue_store import DueMark
 from pigeonry.stores.memory.queue_store import MemoryNode, MemoryStore
+from support.commits import followed
 
 SHARD = 3
 _SHARDS = 16
@@ -44,6 +45,7 @@ class WatchedStore(MemoryStore):
         shard = self._watched.shards[SHARD]
         return [entry.octets for entry in shard.tail(after=0, limit=shard.seq_last)]
 
+    @followed
     async def commit(self, transition: Transition, *, deadline: float) -> None:  # type: ignore[override]
         if self.commit_gate is not None:
             await self.commit_gate.wait()

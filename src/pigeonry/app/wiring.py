@@ -31,7 +31,7 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.reach import Reach
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
-from pigeonry.domain.errors import Fault
+from pigeonry.domain.errors import Fault, Refusal
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
@@ -72,8 +72,9 @@ if TYPE_CHECKING:
     from pigeonry.domain.outcome import Outcome
     from pigeonry.domain.submission import Submission
     from pigeonry.ports.disk import Disk
-    from pigeonry.ports.queue_store import RecoveryReport
+    from pigeonry.ports.queue_store import Commit, RecoveryReport
     from pigeonry.queue.event_ids import EventIds
+    from pigeonry.queue.intake import Taken
     from pigeonry.telemetry.log import Logger
 
 __all__ = ["Wiring"]
@@ -87,13 +88,30 @@ FORGETFUL: Final = "PIGEONRY_TESTING_DISK"  # "forgetful": a disk that forgets w
 
 
 class _Counted:
-    """``Intake``'s two verbs for one door, counted."""
+    """``Intake`` for one door, counted."""
 
     def __init__(self, intake: Intake, tally: Tally, door: str) -> None:
         self._intake = intake
         self._tally = tally
         self._door = door
         self.reject = intake.reject
+
+    def begin(self, submission: Submission, *, deadline: float, told: Taken) -> Commit:
+        """See ``Intake.begin``."""
+        recipients = len(submission.recipients)
+
+        def counted(key: MessageKey, error: Fault | None) -> None:
+            if error is None:
+                self._tally.accepted(self._door, recipients)
+            else:
+                self._tally.refused[self._door] += 1
+            told(key, error)
+
+        try:
+            return self._intake.begin(submission, deadline=deadline, told=counted)
+        except Refusal:
+            self._tally.refused[self._door] += 1
+            raise
 
     async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
         """See ``Intake.accept``."""
@@ -346,7 +364,7 @@ class Wiring:
         store, clock, ids = self._store, self._clock, self._ids
         self._smtp = SmtpDoor(
             _smtp_config(self._settings, self._hostname, dev=self._dev),
-            accept=_Counted(self._intake, self._tally, "smtp").accept,
+            intake=_Counted(self._intake, self._tally, "smtp"),
             login=self._logins.by_password,
             domains=self._domains.get,
             spool=store.spool,

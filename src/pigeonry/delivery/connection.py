@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import msgspec
 
-from pigeonry.domain.errors import StoreBusy, StoreInDoubt
+from pigeonry.domain.errors import Fault
 from pigeonry.ports.network import TlsPeer
+from pigeonry.ports.queue_store import Commit
 from pigeonry.protocol.smtp.client import (
     Capabilities,
     Event,
@@ -67,10 +68,14 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     farewell: float = 5.0
 
 
+def _nothing() -> None:
+    return None
+
+
 class Withheld(msgspec.Struct, frozen=True):
     """``dot-sent`` could not be made durable, so the final dot did not leave and the connection was cut."""
 
-    error: StoreBusy | StoreInDoubt
+    error: Fault
 
 
 class SmtpConnection(asyncio.Protocol):
@@ -88,13 +93,16 @@ class SmtpConnection(asyncio.Protocol):
         "_draining",
         "_events",
         "_flowing",
+        "_following",
         "_loop",
         "_on_end",
         "_timeouts",
         "_timer",
         "_timer_at",
         "_transport",
+        "_unsent",
         "_waiter",
+        "_withheld",
         "begun",
         "ended",
         "local_address",
@@ -122,6 +130,9 @@ class SmtpConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._on_end: Callable[[], None] | None = None
+        self._unsent: list[bytes] = []  # what leaves once dot-sent is durable
+        self._following: Callable[[], Transaction | None] = _nothing
+        self._withheld: Fault | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -167,15 +178,17 @@ class SmtpConnection(asyncio.Protocol):
         transaction: Transaction,
         parts: Sequence[bytes],
         *,
-        before_dot: Callable[[], Awaitable[Transaction | None]],
+        before_dot: Callable[[], Commit],
+        following: Callable[[], Transaction | None],
     ) -> Finished | Lost | Withheld:
         """Send one message.
 
         Args:
             transaction: Its envelope; the one that is ``begun``, if there is one.
             parts: Its octets: signature headers, if any, then header and body as stored; the last one not empty.
-            before_dot: Makes ``dot-sent`` durable; awaited while the body travels. Gives the envelope of the message
-                that is to follow on this connection, if one is to: it is ``begun`` then, unless it cannot be.
+            before_dot: Begins to make ``dot-sent`` durable, while the body travels.
+            following: Called when it is durable. Gives the envelope of the message that is to follow on this
+                connection, if one is to: it is ``begun`` then, unless it cannot be.
 
         Returns:
             ``Lost`` with ``Stage.DOT`` when nobody can know whether it was delivered; with any other stage it
@@ -203,20 +216,29 @@ class SmtpConnection(asyncio.Protocol):
             else:
                 await self._write_blocks(unsent)
             unsent = []
-        try:
-            following = await before_dot()
-        except (StoreBusy, StoreInDoubt) as error:
-            self.abort()
-            return Withheld(error)
-        client = self._client
-        if client.stage is not Stage.BODY:  # cut off or refused before the dot
-            return cast("Finished | Lost", await self._next(self._timeouts.dot))
-        client.complete()
         unsent.append(end)
+        self._unsent, self._following = unsent, following
+        before_dot().then(self._complete)
+        event = await self._next(self._timeouts.dot)
+        if self._withheld is not None:
+            return Withheld(self._withheld)
+        return cast("Finished | Lost", event)
+
+    def _complete(self, fault: Fault | None) -> None:
+        """``dot-sent`` is durable: the dot may leave, if the session still waits for it. Else it never leaves."""
+        if self.ended or self._client.stage is not Stage.BODY:
+            return  # cut off or refused before the dot: the event that says so is there
+        if fault is not None:
+            self._withheld = fault
+            self.abort()
+            return
+        self._client.complete()
+        unsent = self._unsent
+        following = self._following()
         if following is not None:
             self._follow(following, unsent)
+        self._deadline = self._loop.time() + self._timeouts.dot
         self.transport.writelines(unsent)
-        return cast("Finished | Lost", await self._next(self._timeouts.dot))
 
     def _follow(self, transaction: Transaction, unsent: list[bytes]) -> None:
         """Let the next envelope leave with the dot; one that cannot be said is refused when its own turn comes."""

@@ -67,8 +67,12 @@ class Settling(Protocol):
         """Whether a dispatched recipient may be attempted or ended; ``ReadyQueues.pop`` asks for those it gives out."""
         ...
 
-    async def settle(self, settle: Settle, *, deadline: float) -> None:
-        """Make an outcome durable; returns when it is, however often that takes."""
+    def settle(self, settle: Settle, *, deadline: float, then: Callable[[], None]) -> None:
+        """Make an outcome durable; ``then`` is called when it is, however often that takes."""
+        ...
+
+    async def settled(self, settle: Settle, *, deadline: float) -> None:
+        """The same for those who wait."""
         ...
 
     def postpone(self, pending: Pending, *, seconds: float) -> None:
@@ -108,7 +112,7 @@ class Parts(msgspec.Struct, frozen=True):
 class Courier:
     """Serves one lane with one connection at a time."""
 
-    __slots__ = ("_coming", "_lane", "_opened", "_parts", "_prepared", "_unsettled")
+    __slots__ = ("_coming", "_lane", "_opened", "_parts", "_prepared", "_settling", "_unsettled")
 
     def __init__(self, parts: Parts, lane: Lane) -> None:
         self._parts = parts
@@ -116,7 +120,8 @@ class Courier:
         self._opened: Opened | None = None
         self._coming: Pending | None = None  # taken while the one before was being sent
         self._prepared: Prepared | None = None  # it, as it was made for the connection if it is begun there
-        self._unsettled: set[asyncio.Task[None]] = set()
+        self._unsettled = 0  # outcomes on their way to the store
+        self._settling: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         """Work until there is none, or no connection to do it with."""
@@ -126,12 +131,10 @@ class Courier:
         except BaseException:
             if self._opened is not None:
                 self._opened.connection.abort()
-            for task in tuple(self._unsettled):
-                task.cancel()
             raise
         finally:
             self._hang_up()
-            await self._settle_all()
+        await self._settled_to(0)
 
     # Work
 
@@ -195,13 +198,13 @@ class Courier:
         except Fault:
             await self._unread(pending)
             return
-        settle = parts.settlement(pending, message, outcome)
-        deadline = parts.clock.monotonic() + parts.limits.settle_s
-        task = asyncio.get_running_loop().create_task(parts.settling.settle(settle, deadline=deadline))
-        self._unsettled.add(task)
-        task.add_done_callback(self._settled)
-        if len(self._unsettled) >= parts.limits.unsettled_per_connection:
-            await asyncio.wait(self._unsettled, return_when=asyncio.FIRST_COMPLETED)
+        self._unsettled += 1
+        parts.settling.settle(
+            parts.settlement(pending, message, outcome),
+            deadline=parts.clock.monotonic() + parts.limits.settle_s,
+            then=self._settled,
+        )
+        await self._settled_to(parts.limits.unsettled_per_connection - 1)
 
     async def _unread(self, pending: Pending) -> None:
         """The content cannot be had now: later perhaps, but not for ever, since a body that is spoilt stays so."""
@@ -214,24 +217,18 @@ class Courier:
             parts.settling.postpone(pending, seconds=parts.limits.retry_content_s)
             return
         settle = parts.settlement(pending, message, Deferred(Attempt(), 451, description=_UNREADABLE))
-        await parts.settling.settle(settle, deadline=parts.clock.monotonic() + parts.limits.settle_s)
+        await parts.settling.settled(settle, deadline=parts.clock.monotonic() + parts.limits.settle_s)
 
-    def _settled(self, task: asyncio.Task[None]) -> None:
-        self._unsettled.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Settling insists by itself until it succeeds: what comes out here is a bug of ours.
-            self._parts.log.error("settle_failed", exc_info=error)
+    def _settled(self) -> None:
+        self._unsettled -= 1
+        if self._settling is not None and not self._settling.done():
+            self._settling.set_result(None)
 
-    async def _settle_all(self) -> None:
-        """Wait for what is still being settled; when this courier is cut off, so is that."""
-        if not self._unsettled:
-            return
-        try:
-            await asyncio.wait(tuple(self._unsettled))
-        except asyncio.CancelledError:
-            for task in tuple(self._unsettled):
-                task.cancel()
-            raise
+    async def _settled_to(self, left: int) -> None:
+        """Wait until no more than so many outcomes are on their way to the store."""
+        while self._unsettled > left:
+            self._settling = asyncio.get_running_loop().create_future()
+            await self._settling
 
     # One attempt
 
@@ -328,17 +325,19 @@ class Courier:
             dot_sent = DotSent(pending, pending.attempts + 1)
             deadline_s = parts.limits.commit_s
 
-            async def before_dot() -> Transaction | None:
-                await parts.store.commit(dot_sent, deadline=parts.clock.monotonic() + deadline_s)
-                return self._follow(opened)
-
-            return await connection.send(prepared.transaction, prepared.parts, before_dot=before_dot), prepared
+            result = await connection.send(
+                prepared.transaction,
+                prepared.parts,
+                before_dot=lambda: parts.store.commit(dot_sent, deadline=parts.clock.monotonic() + deadline_s),
+                following=lambda: self._follow(opened),
+            )
         except NotConvertible as error:
             reply = Reply(554, str(error), EnhancedStatus(6, 3))
             return Refused(Attempt(mx_host=opened.host.name), 554, reply, description=str(error)), prepared
         except LocalProtocolError as error:
             reply = Reply(553, str(error), EnhancedStatus(1, 3))
             return Refused(Attempt(mx_host=opened.host.name), 553, reply, description=str(error)), prepared
+        return result, prepared
 
     def _follow(self, opened: Opened) -> Transaction | None:
         """Take the recipient that comes next, if its envelope may leave with the dot of the one before.
@@ -349,7 +348,7 @@ class Courier:
         if (
             not connection.capabilities.pipelining
             or connection.messages >= parts.limits.messages_per_connection
-            or len(self._unsettled) + 1 >= parts.limits.unsettled_per_connection  # nobody waits with an envelope out
+            or self._unsettled + 1 >= parts.limits.unsettled_per_connection  # nobody waits with an envelope out
             or parts.settling.paused
             or parts.ending()
         ):

@@ -275,7 +275,7 @@ class Dispatcher:
         else:
             message = await parts.preparing.told(pending, message)
             settle = parts.settlement(pending, message, TEST_MODE if message.options.testmode else outcome)
-            await parts.settling.settle(settle, deadline=parts.clock.monotonic() + self._limits.settle_s)
+            await parts.settling.settled(settle, deadline=parts.clock.monotonic() + self._limits.settle_s)
 
     def _check_quiet(self) -> None:
         sweeping = any(lane.sweeping for lane in self._lanes.values()) if self._ending else False

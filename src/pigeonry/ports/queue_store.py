@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
+    from pigeonry.domain.errors import Fault
     from pigeonry.domain.message import (
         IdempotencyRecord,
         Message,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
         Transition,
     )
 
-__all__ = ["DueMark", "QueueStore", "RecoveryReport"]
+__all__ = ["Commit", "DueMark", "QueueStore", "RecoveryReport"]
 
 
 class DueMark(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -36,6 +37,25 @@ class RecoveryReport(msgspec.Struct, frozen=True):
     pending: int
     in_doubt: int
     repairs: tuple[str, ...] = ()
+
+
+class Commit(Protocol):
+    """A transition that was handed over. It is followed or awaited, once; three go with each message."""
+
+    def then(self, told: Callable[[Fault | None], None]) -> None:
+        """Call back once: with None when it is durable, else with what ``QueueStore.commit`` may raise.
+
+        Never from within this call. The callback does no I/O, does not raise and may commit.
+        """
+        ...
+
+    def withdraw(self) -> None:
+        """Nobody waits any more: who follows is told so at once (``StoreInDoubt``), and an ``Accept`` is voided."""
+        ...
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait until it is durable. A caller that is cancelled meanwhile withdraws it."""
+        ...
 
 
 class QueueStore(Protocol):
@@ -59,17 +79,17 @@ class QueueStore(Protocol):
         """
         ...
 
-    def commit(self, transition: Transition, *, deadline: float) -> Awaitable[None]:
-        """Make one transition durable, as one atomic write. It is handed over by the call, and awaited once.
+    def commit(self, transition: Transition, *, deadline: float) -> Commit:
+        """Make one transition durable, as one atomic write. It is handed over by the call, which never raises.
 
         Args:
             deadline: Monotonic time by which the caller must have its answer.
 
         Raises:
-            StoreBusy: Not in time, or the disk is full; nothing was stored, and nothing will be.
-            StoreInDoubt: Not in time while the write was under way. An ``Accept`` is voided by the store itself
-                before any of its recipients can be seen by ``due`` or its events by ``EventLog.tail``.
-                The same holds for an ``Accept`` whose caller is cancelled while he waits.
+            StoreBusy: To who follows or awaits: not in time, or the disk is full. Nothing was stored or will be.
+            StoreInDoubt: Likewise: not in time while the write was under way. An ``Accept`` is voided by the store
+                itself before any of its recipients can be seen by ``due`` or its events by ``EventLog.tail``.
+                The same holds for an ``Accept`` that was withdrawn.
         """
         ...
 

@@ -121,7 +121,7 @@ class Commands:
         for start in range(0, len(settles), TOGETHER_MAX):
             async with asyncio.TaskGroup() as together:
                 for settle in settles[start : start + TOGETHER_MAX]:
-                    together.create_task(self._scheduler.settle(settle, deadline=deadline))
+                    together.create_task(self._scheduler.settled(settle, deadline=deadline))
         return msgspec.structs.replace(answer, done=len(settles))
 
     def stop(self) -> None:

@@ -10,32 +10,41 @@ with one that it could not confirm in time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 from msgspec import UNSET
 
 from pigeonry.domain import event as events
 from pigeonry.domain.errors import BadRequest
-from pigeonry.domain.message import Accept, BodyKind, Message, NewRecipient, Note, Pending, as_told_of
+from pigeonry.domain.message import Accept, BodyKind, Message, MessageKey, NewRecipient, Note, Pending, as_told_of
 from pigeonry.queue.retry import EXPIRY_S
 
 if TYPE_CHECKING:
     from typing import Literal
 
-    from pigeonry.domain.message import MessageKey
+    from pigeonry.domain.errors import Fault
     from pigeonry.domain.submission import Submission
     from pigeonry.ports.environment import Clock, IdSource
-    from pigeonry.ports.queue_store import QueueStore
+    from pigeonry.ports.queue_store import Commit, QueueStore
     from pigeonry.queue.content import ContentCache
     from pigeonry.queue.event_ids import EventIds
     from pigeonry.queue.scheduler import Scheduler
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "Taken"]
 
 RECIPIENTS_MAX: Final = 1_000  # recipients of one message, as the messages API promises
 RECIPIENTS_LISTED_MAX: Final = 20  # recipients repeated in each accepted event: with more, events would grow as n x n
 HEADER_CHARACTERS_MAX: Final = 1_024  # characters of a To header in an event, for the same reason
+
+
+class Taken(Protocol):
+    """Told how the taking of a message ended."""
+
+    def __call__(self, key: MessageKey, error: Fault | None, /) -> None:
+        """``error`` is None when the message is durable and ours."""
+        ...
 
 
 class Intake:
@@ -70,31 +79,60 @@ class Intake:
         self._content = content
         self._expiry_s = expiry_s
 
-    async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
-        """Make a message durable and its recipients ours to deliver.
+    def begin(self, submission: Submission, *, deadline: float, told: Taken) -> Commit:
+        """Begin to make a message durable and its recipients ours to deliver; never waits.
 
         Args:
             deadline: Monotonic time by which the door must have its answer.
+            told: Called once, later, with the message's key, and with None or why it was not taken: ``StoreBusy``
+                (nothing was stored) or ``StoreInDoubt`` (what may have been stored is voided by the store).
+
+        Returns:
+            What can be withdrawn while nobody was told yet.
 
         Raises:
             BadRequest: No recipients, or over a thousand.
-            StoreBusy: Not in time; nothing was stored.
-            StoreInDoubt: Not in time; what may have been stored is voided by the store.
         """
         count = len(submission.recipients)
         if not 1 <= count <= RECIPIENTS_MAX:
             raise BadRequest(f"A message has 1 to {RECIPIENTS_MAX} recipients.")
         key = self._store.allocate(count)
-        now = self._clock.now()
-        accept = self._build(submission, key, now)
+        accept = self._build(submission, key, self._clock.now())
+
+        def ended(error: Fault | None) -> None:
+            if error is None:
+                self._hand_over(accept)
+            else:
+                self._scheduler.abandon(key)
+            told(key, error)
+
         self._scheduler.expect(key)
+        commit = self._store.commit(accept, deadline=deadline)
+        commit.then(ended)
+        return commit
+
+    async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
+        """The same for those who wait. One that is cancelled has acknowledged nothing: the message is voided.
+
+        Raises:
+            BadRequest, StoreBusy, StoreInDoubt: As above.
+        """
+        waiter: asyncio.Future[MessageKey] = asyncio.get_running_loop().create_future()
+
+        def told(key: MessageKey, error: Fault | None) -> None:
+            if waiter.done():
+                return
+            if error is None:
+                waiter.set_result(key)
+            else:
+                waiter.set_exception(error)
+
+        commit = self.begin(submission, deadline=deadline, told=told)
         try:
-            await self._store.commit(accept, deadline=deadline)
-        except BaseException:
-            self._scheduler.abandon(key)
+            return await waiter
+        except asyncio.CancelledError:
+            commit.withdraw()
             raise
-        self._hand_over(accept)
-        return key
 
     async def reject(self, submission: Submission, *, reason: str, description: str, deadline: float) -> None:
         """Record that a message of an authenticated sender was refused; nothing else is stored of it.

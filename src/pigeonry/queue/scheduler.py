@@ -108,6 +108,8 @@ class Scheduler:
         self._left = math.inf  # earliest time of what was left to the store since the last load
         self._next_load_at = 0.0  # monotonic
         self._stalled = 0  # settles that the store could not take yet
+        self._ended = False
+        self._insisting: dict[asyncio.Future[None], None] = {}  # those who ask it again, in their order
         self._running: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._woken = asyncio.Event()
@@ -212,22 +214,40 @@ class Scheduler:
 
     # -- outcomes
 
-    async def settle(self, settle: Settle, *, deadline: float) -> None:
+    def settle(self, settle: Settle, *, deadline: float, then: Callable[[], None]) -> None:
         """Make an outcome durable, then schedule the next attempt if there is one.
 
-        Returns only when it is durable: a store that cannot take it is asked again until it does, and meanwhile
-        nothing new is dispatched, so that delivery never outruns what can be settled.
+        A store that cannot take it is asked again until it does, and meanwhile nothing new is dispatched, so that
+        delivery never outruns what can be settled.
 
         Args:
             deadline: Monotonic time for the first try.
+            then: Called when it is durable, however long that takes. Does not raise.
         """
-        try:
-            await self._store.commit(settle, deadline=deadline)
-        except Fault:
-            await self._insist(settle)
-        self._settled(settle)
 
-    async def _insist(self, settle: Settle) -> None:
+        def told(error: Fault | None) -> None:
+            if error is None:
+                self._settled(settle)
+                then()
+            elif not self._ended:  # Else it waits in the store as before, for whoever comes next.
+                insisting = asyncio.ensure_future(self._insist(settle, then))
+                self._insisting[insisting] = None
+                insisting.add_done_callback(self._insisting.pop)
+
+        self._store.commit(settle, deadline=deadline).then(told)
+
+    async def settled(self, settle: Settle, *, deadline: float) -> None:
+        """The same for those who wait: returns when it is durable. Cancelling the wait changes nothing of it."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def then() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        self.settle(settle, deadline=deadline, then=then)
+        await waiter
+
+    async def _insist(self, settle: Settle, then: Callable[[], None]) -> None:
         # Not stored, or perhaps stored: the ids are fixed, so that writing it again is safe either way.
         self._stalled += 1
         try:
@@ -238,12 +258,14 @@ class Scheduler:
                     await self._store.commit(settle, deadline=deadline)
                 except Fault:
                     continue
-                return
+                break
         finally:
             self._stalled -= 1
             if not self._stalled:
                 self._woken.set()
                 self._arm()
+        self._settled(settle)
+        then()
 
     def _settled(self, settle: Settle) -> None:
         was = settle.pending
@@ -357,6 +379,9 @@ class Scheduler:
                     await self._sleep(delay)
         finally:
             self._running = None
+            self._ended = True
+            for insisting in tuple(self._insisting):
+                insisting.cancel()
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None

@@ -27,6 +27,7 @@ from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededDice
 from pigeonry.testing.loop import VirtualLoop
 from pigeonry.testing.network import FakeDialer
+from support.commits import followed
 
 OFFERS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 1000000")
 BODY = b"Subject: x\r\n\r\nhello\r\n.dotted\r\n"
@@ -182,6 +183,7 @@ class Store:
         self.views: dict[int, RecipientView] = {}
         self.hung = False
 
+    @followed
     async def commit(self, transition: Any, *, deadline: float) -> None:
         await asyncio.sleep(0.05)
         if self.faults:
@@ -216,7 +218,7 @@ class Stage:
         self.ready = ReadyQueues()
         self.outcomes: dict[int, Outcome] = {}
         self.told: dict[int, Message] = {}
-        self.settled: list[int] = []
+        self.settlements: list[int] = []
         self.postponed: list[int] = []
         self.forgotten: list[int] = []
         self.cancelled: set[int] = set()
@@ -256,6 +258,7 @@ class Stage:
             self.passed("DATA")
         if octets.startswith(b".\r\n") or b"\r\n.\r\n" in octets:
             self.trace.append("dot")
+            self.passed("dot")
 
     def site(self, domain: str = "to.test", address: str = "198.51.100.1", **script: Any) -> Script:
         """A domain with one mail server."""
@@ -270,7 +273,7 @@ class Stage:
             waiting.set()
 
     async def until(self, point: str) -> None:
-        """Wait until delivery comes by: ``DATA`` was written, ``dot-sent`` is durable."""
+        """Wait until delivery comes by: ``DATA`` was written, ``dot-sent`` is durable, the ``dot`` was written."""
         waiting = asyncio.Event()
         self.points.setdefault(point, []).append(waiting)
         await waiting.wait()
@@ -283,9 +286,16 @@ class Stage:
     def kept(self, key: MessageKey) -> tuple[Message, bytes] | None:
         return self.messages[key.serial] if self.in_memory else None
 
-    async def settle(self, settle: Settle, *, deadline: float) -> None:
+    def settle(self, settle: Settle, *, deadline: float, then: Callable[[], None]) -> None:
+        def end() -> None:
+            self.settlements.append(settle.pending.serial)
+            then()
+
+        self.loop.call_later(self.settle_s, end)
+
+    async def settled(self, settle: Settle, *, deadline: float) -> None:
         await asyncio.sleep(self.settle_s)
-        self.settled.append(settle.pending.serial)
+        self.settlements.append(settle.pending.serial)
 
     def claim(self, pending: Pending) -> bool:
         return pending.serial not in self.cancelled

@@ -17,7 +17,7 @@ def test_message_arrives_as_it_was_accepted_with_its_dots_stuffed(stage):
     assert stage.arrived == [b"Subject: x\r\n\r\nhello\r\n..dotted\r\n"]
     assert stage.outcomes[1].attempt.mx_host == "mx.to.test"
     assert stage.outcomes[1].reply.enhanced_code == "2.0.0"
-    assert stage.settled == [1]
+    assert stage.settlements == [1]
 
 
 def test_envelope_is_one_write_and_a_small_body_leaves_with_its_dot(stage):

@@ -132,7 +132,7 @@ def test_a_recipient_cancelled_while_its_domain_was_looked_up_is_left_alone(stag
     one, other = stage.pending("u@nowhere.test"), stage.pending("v@nowhere.test")
     stage.cancelled.add(one.serial)
     stage.deliver(one, other)
-    assert stage.settled == [other.serial]
+    assert stage.settlements == [other.serial]
 
 
 def test_dead_path_is_not_hammered_and_its_backlog_is_deferred(stage):
@@ -174,9 +174,9 @@ def test_drain_lets_end_what_was_begun_and_takes_no_more(stage):
         task = asyncio.ensure_future(dispatcher.run())
         for _ in range(5):
             dispatcher.dispatch(stage.pending())
-        await stage.until("dot-sent")  # the second one's envelope leaves with the dot
+        await stage.until("dot")  # with the dot, the second one's envelope left
         await dispatcher.drain()
-        assert stage.settled == [1, 2]
+        assert stage.settlements == [1, 2]
         assert stage.ready.total() == 3
         task.cancel()
         await asyncio.wait([task])
@@ -236,7 +236,7 @@ def test_content_that_stays_unreadable_ends_its_recipient_at_the_expiry(stage):
     stage.get = get
     stage.deliver(stage.pending(), stage.pending(expires_at=1.0))
     assert stage.postponed == [1]
-    assert stage.settled == [2]
+    assert stage.settlements == [2]
     assert stage.outcomes[2] == Deferred(Attempt(), 451, description="The message could not be read from storage.")
 
 
@@ -351,4 +351,4 @@ def test_bug_in_a_look_up_harms_no_other(stage):
 def test_many_recipients_of_a_dead_domain_share_commits(stage):
     stage.settle_s = 1.0
     stage.deliver(*[stage.pending(f"u{n}@nowhere.test") for n in range(500)], seconds=10.0)
-    assert len(stage.settled) == 500
+    assert len(stage.settlements) == 500

@@ -7,6 +7,7 @@ import pytest
 from pigeonry.domain.errors import NotFound, StoreBusy
 from pigeonry.domain.message import Options
 from pigeonry.domain.outcome import Deferred, Delivered, InDoubt, Refused
+from support.commits import followed
 
 CUT = b"CUT"
 SECOND_ENVELOPE = b"\r\n.\r\nMAIL FROM:<bounce@send.test> SIZE=30\r\nRCPT TO:<second@to.test>\r\nDATA\r\n"
@@ -107,6 +108,7 @@ def test_message_after_one_that_is_withheld_is_not_begun(stage):
 def test_dot_of_a_message_that_was_begun_waits_for_its_own_dot_sent(stage):
     commits = []
 
+    @followed
     async def commit(transition, *, deadline):
         commits.append(transition)
         if len(commits) == 2:

@@ -26,7 +26,7 @@ def finals(rig) -> list[tuple[str, str]]:
 async def deliver(rig, pending) -> None:
     assert rig.scheduler.claim(pending)
     event = rig.store.events[0]
-    await rig.scheduler.settle(Settle(pending, RecipientState.DELIVERED, event, 0.0, 1), deadline=rig.deadline())
+    await rig.scheduler.settled(Settle(pending, RecipientState.DELIVERED, event, 0.0, 1), deadline=rig.deadline())
 
 
 def test_cancel_ends_what_waits_wherever_it_waits(play) -> None:
@@ -115,7 +115,7 @@ def test_retry_now_dispatches_what_waits_but_not_what_is_in_doubt(play) -> None:
         later = rig.clock.now() + 3000
         for pending, doubt in ((a, False), (b, True)):
             settle = Settle(pending, RecipientState.PENDING, rig.store.events[0], later, 1, 1.0, doubt)
-            await rig.scheduler.settle(settle, deadline=rig.deadline())
+            await rig.scheduler.settled(settle, deadline=rig.deadline())
         answer = await commands(rig).retry_now(key, account="acct")
         assert answer == CommandAnswer(done=1, in_doubt=1)
         await rig.clock.sleep(1)

@@ -13,6 +13,7 @@ from pigeonry.queue.scheduler import Scheduler, SchedulerLimits
 from pigeonry.stores.memory.queue_store import MemoryNode, MemoryStore
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededDice
+from support.commits import followed
 from support.watched_store import submission
 
 
@@ -62,7 +63,7 @@ def test_what_was_pending_at_the_start_is_loaded_page_by_page_up_to_the_room(pla
         assert 15 < len(rig.dispatched) <= 20
         done = 0
         while done < 100:
-            await rig.scheduler.settle(end(rig.dispatched[done]), deadline=rig.deadline())
+            await rig.scheduler.settled(end(rig.dispatched[done]), deadline=rig.deadline())
             done += 1
             await rig.clock.sleep(0.5)
             assert rig.scheduler.in_memory <= 40
@@ -85,7 +86,7 @@ def test_fresh_mail_without_room_is_left_to_the_store_and_loaded_later(play) -> 
         await rig.clock.sleep(2)
         assert len(rig.dispatched) > 35  # the loader's half is taken from the store
         for pending in list(rig.dispatched):
-            await rig.scheduler.settle(end(pending), deadline=rig.deadline())
+            await rig.scheduler.settled(end(pending), deadline=rig.deadline())
         await rig.clock.sleep(2)
         assert len({p.serial for p in rig.dispatched}) == len(rig.dispatched) == 50
 
@@ -118,7 +119,7 @@ def test_a_recipient_settled_while_a_page_is_read_is_not_dispatched_again(play) 
         await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
         rig.scheduler._leave(0.0)
         await rig.clock.sleep(1)  # the loader has its snapshot, with the recipient still pending
-        await rig.scheduler.settle(end(rig.dispatched[0]), deadline=rig.deadline())
+        await rig.scheduler.settled(end(rig.dispatched[0]), deadline=rig.deadline())
         rig.store.page_gate.set()
         await rig.clock.sleep(5)
         assert len(rig.dispatched) == 1
@@ -133,7 +134,7 @@ def test_a_recipient_retried_far_in_the_future_while_a_page_is_read_waits_for_it
         rig.scheduler._leave(0.0)
         await rig.clock.sleep(1)
         settle = end(rig.dispatched[0], RecipientState.PENDING, due=rig.clock.now() + 1000)
-        await rig.scheduler.settle(settle, deadline=rig.deadline())
+        await rig.scheduler.settled(settle, deadline=rig.deadline())
         rig.store.page_gate.set()
         await rig.clock.sleep(990)
         assert len(rig.dispatched) == 1
@@ -147,6 +148,7 @@ def test_a_message_seen_by_a_load_before_its_commit_returned_is_dispatched_once(
     async def story(rig) -> None:
         original = rig.store.commit
 
+        @followed
         async def slow_to_return(transition, *, deadline) -> None:
             await original(transition, deadline=deadline)
             rig.scheduler._leave(0.0)  # the loader reads it from the store first
@@ -164,7 +166,7 @@ def test_a_retry_within_the_horizon_stays_in_memory(play) -> None:
     async def story(rig) -> None:
         await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
         due = rig.clock.now() + 10
-        await rig.scheduler.settle(end(rig.dispatched[0], RecipientState.PENDING, due), deadline=rig.deadline())
+        await rig.scheduler.settled(end(rig.dispatched[0], RecipientState.PENDING, due), deadline=rig.deadline())
         assert rig.scheduler.in_memory == 1
         await rig.clock.sleep(10.01)
         again = rig.dispatched[1]
@@ -178,7 +180,7 @@ def test_settling_goes_on_until_the_store_takes_it_and_nothing_is_dispatched_mea
     async def story(rig) -> None:
         await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
         rig.store.faults += [fault, fault, fault]
-        settling = asyncio.ensure_future(rig.scheduler.settle(end(rig.dispatched[0]), deadline=rig.deadline()))
+        settling = asyncio.ensure_future(rig.scheduler.settled(end(rig.dispatched[0]), deadline=rig.deadline()))
         await rig.clock.sleep(0.1)
         assert rig.scheduler.paused
         rig.store.apply(_accept(rig, "b@x.test"))
@@ -204,7 +206,7 @@ def test_only_one_can_claim_a_recipient_and_only_as_it_was_dispatched_last(play)
         assert not rig.scheduler.claim(copy)
         assert rig.scheduler.claim(pending)
         assert not rig.scheduler.claim(pending)
-        await rig.scheduler.settle(end(pending), deadline=rig.deadline())
+        await rig.scheduler.settled(end(pending), deadline=rig.deadline())
         assert not rig.scheduler.claim(pending)
 
     play(story)
@@ -306,7 +308,7 @@ def test_many_scheduled_for_one_moment_leave_room_for_fresh_mail(play) -> None:
             await rig.intake.accept(submission(f"f{n}@x.test"), deadline=rig.deadline())
             await rig.clock.sleep(0.3)
             while rig.dispatched:
-                await rig.scheduler.settle(end(rig.dispatched.pop()), deadline=rig.deadline())
+                await rig.scheduler.settled(end(rig.dispatched.pop()), deadline=rig.deadline())
         assert all(
             view.state is not RecipientState.PENDING for view in rig.store.views.values() if view.pending.due < nine
         )
@@ -315,7 +317,7 @@ def test_many_scheduled_for_one_moment_leave_room_for_fresh_mail(play) -> None:
         while seen < 200:
             assert rig.dispatched
             while rig.dispatched:
-                await rig.scheduler.settle(end(rig.dispatched.pop()), deadline=rig.deadline())
+                await rig.scheduler.settled(end(rig.dispatched.pop()), deadline=rig.deadline())
                 seen += 1
             await rig.clock.sleep(1)
 
@@ -345,16 +347,16 @@ def test_retries_without_room_are_left_to_the_store(play) -> None:
         rig.scheduler._leave(0.0)
         for pending in first:
             later = end(pending, RecipientState.PENDING, due=rig.clock.now() + 1)
-            await rig.scheduler.settle(later, deadline=rig.deadline())
+            await rig.scheduler.settled(later, deadline=rig.deadline())
         for n in range(20):
             await rig.intake.accept(submission(f"t{n}@x.test"), deadline=rig.deadline())
         assert rig.scheduler.in_memory == 40
         extra = end(rig.dispatched[-1], RecipientState.PENDING, due=rig.clock.now() + 1)
-        await rig.scheduler.settle(extra, deadline=rig.deadline())
+        await rig.scheduler.settled(extra, deadline=rig.deadline())
         await rig.clock.sleep(2)
         for _ in range(10):
             while rig.dispatched:
-                await rig.scheduler.settle(end(rig.dispatched.pop()), deadline=rig.deadline())
+                await rig.scheduler.settled(end(rig.dispatched.pop()), deadline=rig.deadline())
             await rig.clock.sleep(2)
         assert all(view.state is RecipientState.DELIVERED for view in rig.store.views.values())
         assert rig.scheduler.in_memory == 0
@@ -366,7 +368,7 @@ def test_what_is_not_in_memory_cannot_be_postponed(play) -> None:
     async def story(rig) -> None:
         await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
         pending = rig.dispatched[0]
-        await rig.scheduler.settle(end(pending), deadline=rig.deadline())
+        await rig.scheduler.settled(end(pending), deadline=rig.deadline())
         rig.scheduler.postpone(pending, seconds=1)
         await rig.clock.sleep(5)
         assert len(rig.dispatched) == 1

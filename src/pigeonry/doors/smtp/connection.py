@@ -34,11 +34,13 @@ from pigeonry.protocol.smtp.server import (
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from pigeonry.domain.message import MessageKey
     from pigeonry.domain.submission import Submission
     from pigeonry.domain.tenant import Caller
     from pigeonry.doors.smtp.content import Content
     from pigeonry.doors.smtp.listener import SmtpDoor
     from pigeonry.ports.body_store import Spool
+    from pigeonry.ports.queue_store import Commit
     from pigeonry.protocol.smtp.grammar import ReversePath
     from pigeonry.protocol.smtp.server import Event
 
@@ -88,6 +90,7 @@ class Connection(asyncio.Protocol):
         "_session",
         "_silent_since",
         "_spool",
+        "_taking",
         "_task",
         "_transport",
     )
@@ -105,6 +108,7 @@ class Connection(asyncio.Protocol):
         self._eight_bit = False
         self._body = 0
         self._task: asyncio.Task[None] | None = None
+        self._taking: Commit | None = None
         self._opened = self._silent_since = door.now
         self._linger_until = 0.0
 
@@ -186,10 +190,13 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; a commit that runs is cancelled, and so voided: nobody was told of it."""
+        transport, self._transport = self._transport, None
         if self._task is not None:
             self._task.cancel()
-        if self._transport is not None:
-            self._transport.abort()
+        if self._taking is not None:
+            self._taking.withdraw()
+        if transport is not None:
+            transport.abort()
 
     def check_time(self, now: float) -> None:
         """End what is silent, old, or lingering; ``now`` in monotonic seconds."""
@@ -197,7 +204,7 @@ class Connection(asyncio.Protocol):
         if self._linger_until:
             if now >= self._linger_until:
                 self.abort()
-        elif self._task is not None:
+        elif self._task is not None or self._taking is not None:
             return
         elif now - self._silent_since > config.idle_s:
             self._finish(self._session.time_out(_TIMED_OUT))
@@ -276,21 +283,17 @@ class Connection(asyncio.Protocol):
             return None
         try:
             content = self._read(octets, event.reverse_path)
+            body = content.head + octets[content.skip :]
+            length = len(body)
+            made = submission(content, event, self._caller, self._address, body, length, eight_bit=not body.isascii())
+            if content.variables is not None:
+                made = batch(made, content)
         except PigeonryError as error:
             self._door.counts.refused += 1
             return self._session.refuse(_after_data(error))
-        body = content.head + octets[content.skip :]
-        self._body = length = len(body)
+        self._body = length
         self._door.octets_in_flight += length
-        made = submission(content, event, self._caller, self._address, body, length, eight_bit=not body.isascii())
-        if content.variables is not None:
-            try:
-                made = batch(made, content)
-            except PigeonryError as error:
-                self._door.octets_in_flight -= length
-                self._door.counts.refused += 1
-                return self._session.refuse(_after_data(error))
-        self._start(self._commit(made))
+        self._begin(made)
         return None
 
     def _on_credentials(self, event: CredentialsGiven) -> Event | None:
@@ -326,13 +329,36 @@ class Connection(asyncio.Protocol):
         self._task = task = asyncio.get_running_loop().create_task(work)
         self._door.tasks.add(task)
 
-    async def _commit(self, made: Submission) -> None:
+    def _begin(self, made: Submission) -> None:
+        """Hand over a message held in memory. It is answered by a callback: a task for each would cost more."""
+        door = self._door
+        door.taking += 1
+        deadline = door.clock.monotonic() + door.config.accept_s
         try:
-            reply = await self._accepted(made)
-        finally:
-            self._door.octets_in_flight -= self._body
-            self._done()
-        self._answer(reply)
+            self._taking = door.intake.begin(made, deadline=deadline, told=self._taken)
+        except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault of ours
+            asyncio.get_running_loop().call_soon(self._taken, None, error)
+
+    def _taken(self, key: MessageKey | None, error: Exception | None) -> None:
+        door = self._door
+        door.taking -= 1
+        door.octets_in_flight -= self._body
+        self._taking = None
+        self._answer(self._outcome(key, error))
+
+    def _outcome(self, key: MessageKey | None, error: Exception | None) -> Reply | bytes:
+        """The positive reply in octets, or the reason against it."""
+        counts = self._door.counts
+        if error is None and key is not None:
+            counts.accepted += 1
+            return b"250 2.0.0 Great success %b\r\n" % key.text().encode("ascii")
+        if isinstance(error, PigeonryError):
+            counts.refused += 1
+            return _after_data(error)
+        # A fault of ours must cost this message only, and say so where we look.
+        _log.error("smtp_accept_failed", exc_info=error)
+        counts.faults += 1
+        return _FAULT
 
     async def _commit_spool(self, event: MessageGiven, content: Content, spool: Spool) -> None:
         reply: Reply | bytes = _FAULT
@@ -341,30 +367,15 @@ class Connection(asyncio.Protocol):
             length = spool.length
             body = await spool.finish()
             made = submission(content, event, self._caller, self._address, body, length, eight_bit=eight_bit)
-            reply = await self._accepted(made)
-        except PigeonryError as error:
-            reply = _after_data(error)
+            deadline = self._door.clock.monotonic() + self._door.config.accept_s
+            reply = self._outcome(await self._door.intake.accept(made, deadline=deadline), None)
+        except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault of ours
+            reply = self._outcome(None, error)
         finally:
             if not isinstance(reply, bytes):
                 spool.discard()
             self._done()
         self._answer(reply)
-
-    async def _accepted(self, made: Submission) -> Reply | bytes:
-        """Hand over; the positive reply in octets, or the reason against it."""
-        door = self._door
-        try:
-            key = await door.accept(made, deadline=door.clock.monotonic() + door.config.accept_s)
-        except PigeonryError as error:
-            door.counts.refused += 1
-            return _after_data(error)
-        except Exception:  # noqa: BLE001 - logged, and answered 451
-            # A fault of ours must cost this message only, and say so where we look.
-            _log.exception("smtp_accept_failed")
-            door.counts.faults += 1
-            return _FAULT
-        door.counts.accepted += 1
-        return b"250 2.0.0 Great success %b\r\n" % key.text().encode("ascii")
 
     async def _log_in(self, login: str, password: str) -> None:
         door = self._door

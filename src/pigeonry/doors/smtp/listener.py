@@ -24,24 +24,32 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
 
+    from pigeonry.domain.errors import Fault
     from pigeonry.domain.message import MessageKey
     from pigeonry.domain.submission import Submission
     from pigeonry.domain.tenant import Caller, SendingDomain
     from pigeonry.doors.smtp.config import SmtpDoorConfig
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.environment import Clock, IdSource
+    from pigeonry.ports.queue_store import Commit
 
-__all__ = ["Accept", "Counts", "SmtpDoor"]
+__all__ = ["Counts", "Intake", "SmtpDoor"]
 
 SWEEP_S: Final = 1.0  # between two looks at the time of all connections
 DRAIN_STEP_S: Final = 0.05  # seconds between two looks at what is still under way
 
 
-class Accept(Protocol):
-    """Takes a submission in, as ``queue.intake.Intake.accept`` does."""
+class Intake(Protocol):
+    """Takes submissions in: ``queue.intake``. By ``deadline``, in monotonic time, the door must have its answer."""
 
-    async def __call__(self, submission: Submission, /, *, deadline: float) -> MessageKey:
-        """Make it durable; raises ``PigeonryError`` when it cannot, by ``deadline`` in monotonic time."""
+    def begin(
+        self, submission: Submission, *, deadline: float, told: Callable[[MessageKey, Fault | None], None]
+    ) -> Commit:
+        """Begin to make it durable; ``told`` is called later, once. Raises ``Refusal`` when it cannot be begun."""
+        ...
+
+    async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
+        """The same for those who wait; raises ``PigeonryError`` when it could not be taken."""
         ...
 
 
@@ -69,7 +77,7 @@ class SmtpDoor:
 
     Args:
         config: Settings and bounds.
-        accept: Takes a message in, durable when it returns.
+        intake: Takes messages in.
         login: Whose login and password these are; None for nobody's.
         domains: The sending domain of that name, from memory; None when it is none of ours.
         spool: Starts receiving a large body.
@@ -86,7 +94,7 @@ class SmtpDoor:
         self,
         config: SmtpDoorConfig,
         *,
-        accept: Accept,
+        intake: Intake,
         login: Callable[[str, str], Awaitable[Caller | None]],
         domains: Callable[[str], SendingDomain | None],
         spool: Callable[[], Spool],
@@ -96,7 +104,7 @@ class SmtpDoor:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.config = config
-        self.accept = accept
+        self.intake = intake
         self.login = login
         self.spool = spool
         self.clock = clock
@@ -122,6 +130,7 @@ class SmtpDoor:
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.octets_in_flight = 0
+        self.taking = 0  # messages handed over and not answered yet
         self.draining = False
         self.now = clock.monotonic()  # as of the last sweep: near enough for timeouts, and free
 
@@ -152,7 +161,7 @@ class SmtpDoor:
         until = self.clock.monotonic() + within_s
         for connection in tuple(self.connections):
             connection.drain()
-        while self.connections or self.tasks:
+        while self.connections or self.tasks or self.taking:
             if self.clock.monotonic() >= until:
                 under_way = [connection.give_up() for connection in tuple(self.connections)]
                 await self.clock.sleep(DRAIN_STEP_S)  # for the 421 to leave

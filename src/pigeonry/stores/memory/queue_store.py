@@ -30,6 +30,7 @@ from pigeonry.domain.message import (
     Transition,
     Void,
 )
+from pigeonry.stores.handed import Handed
 from pigeonry.stores.memory.shard import MemoryShard
 from pigeonry.stores.memory.spool import MemorySpool
 
@@ -84,17 +85,6 @@ class MemoryNode:
         return sum(shard.octets for shard in self.shards)
 
 
-class _Waiting:
-    """A transition on its way."""
-
-    __slots__ = ("deadline", "future", "transition")
-
-    def __init__(self, transition: Transition, *, deadline: float, future: asyncio.Future[None]) -> None:
-        self.transition = transition
-        self.deadline = deadline
-        self.future = future
-
-
 class MemoryStore:
     """See ``ports.queue_store``, ``ports.event_log`` and ``ports.body_store`` for the contracts.
 
@@ -125,8 +115,8 @@ class MemoryStore:
         self._voids: list[MessageKey] = []
         self._accepting: MemoryShard | None = None
         self._day = 0
-        self._waiting: deque[_Waiting] = deque()
-        self._flying: list[_Waiting] = []
+        self._waiting: deque[Handed] = deque()
+        self._flying: list[Handed] = []
         self._wake = asyncio.Event()
         self._full_until = float("-inf")
         self._closed = False
@@ -167,7 +157,7 @@ class MemoryStore:
         """End as kill -9 does: what is not durable is gone, and whoever waits for it with it."""
         self._closed = True
         for item in [*self._flying, *self._waiting]:
-            item.future.cancel()
+            item.withdraw()
         self._waiting.clear()
         self._flying = []
         self._let_go()
@@ -191,13 +181,16 @@ class MemoryStore:
         """A key in the shard that accepts."""
         return self._accepting_shard().allocate(recipients, day=self._day)
 
-    def commit(self, transition: Transition, *, deadline: float) -> asyncio.Future[None]:
+    def commit(self, transition: Transition, *, deadline: float) -> Handed:
         """Make one transition durable."""
-        self._admit(transition, deadline=deadline)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(transition, deadline=deadline, future=future))
+        item = Handed(transition, deadline=deadline)
+        refusal = self._refusal(transition, deadline=deadline)
+        if refusal is not None:
+            item.end(refusal)
+            return item
+        self._waiting.append(item)
         self._wake.set()
-        return future
+        return item
 
     def apply(self, transition: Transition) -> None:
         """Make one transition durable at once, past all who wait.
@@ -348,18 +341,19 @@ class MemoryStore:
 
     # -- groups
 
-    def _admit(self, transition: Transition, *, deadline: float) -> None:
+    def _refusal(self, transition: Transition, *, deadline: float) -> StoreBusy | None:
         now = self._clock.monotonic()
         if self._closed or self.broken.is_set():
-            raise StoreBusy("The queue is closing.", retry_after_s=1.0)
+            return StoreBusy("The queue is closing.", retry_after_s=1.0)
         if deadline <= now:
-            raise StoreBusy("The queue could not take it in time.", retry_after_s=1.0)
+            return StoreBusy("The queue could not take it in time.", retry_after_s=1.0)
         if not isinstance(transition, Accept | Note):
-            return
+            return None
         limits = self._limits
         backlog = len(self._waiting) >= limits.backlog_transitions_max
         if self._full_until > now or backlog or self._node.octets >= limits.octets_max:
-            raise StoreBusy("The queue has no room just now.", retry_after_s=limits.full_retry_s)
+            return StoreBusy("The queue has no room just now.", retry_after_s=limits.full_retry_s)
+        return None
 
     async def _write_groups(self) -> None:
         while not self.broken.is_set():
@@ -371,7 +365,7 @@ class MemoryStore:
 
     async def _write_group(self) -> None:
         """All that waits, as one group."""
-        group = self._flying = [item for item in self._waiting if not item.future.done()]
+        group = self._flying = [item for item in self._waiting if not item.ended]
         self._waiting.clear()
         try:
             await self._sync()
@@ -386,17 +380,16 @@ class MemoryStore:
                     self._store(item)
         self._flying = []
 
-    def _store(self, item: _Waiting) -> None:
+    def _store(self, item: Handed) -> None:
         transition = item.transition
         try:
             self.apply(transition)
         except StoreBusy as error:
-            _fail([item], error)
+            item.end(error)
             return
-        if not item.future.done():
-            item.future.set_result(None)
-        elif isinstance(transition, Accept):  # Nobody waits for it any more: it was never acknowledged.
+        if item.ended and isinstance(transition, Accept):  # Nobody waits for it any more: it was never acknowledged.
             self.apply(Void(transition.message.key, len(transition.recipients)))
+        item.end()
 
     def _break(self) -> None:
         self.broken.set()
@@ -438,7 +431,6 @@ def _mark(found: tuple[DueMark, Pending]) -> DueMark:
     return found[0]
 
 
-def _fail(items: Iterable[_Waiting], error: StoreBusy | StoreInDoubt) -> None:
+def _fail(items: Iterable[Handed], error: StoreBusy | StoreInDoubt) -> None:
     for item in items:
-        if not item.future.done():
-            item.future.set_exception(type(error)(error.text, retry_after_s=error.retry_after_s))
+        item.end(type(error)(error.text, retry_after_s=error.retry_after_s))

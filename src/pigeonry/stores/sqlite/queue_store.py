@@ -26,6 +26,7 @@ from pigeonry.domain.message import (
 )
 from pigeonry.ports.event_log import LogEntry
 from pigeonry.ports.queue_store import DueMark, RecoveryReport
+from pigeonry.stores.handed import Handed
 from pigeonry.stores.sqlite import failure, rows
 from pigeonry.stores.sqlite.checkpoints import Checkpoints
 from pigeonry.stores.sqlite.janitor import Janitor
@@ -200,7 +201,7 @@ class SqliteStore:
         """A key in the shard that accepts."""
         return self._accepting_shard().allocate(recipients)
 
-    def commit(self, transition: Transition, *, deadline: float) -> asyncio.Future[None]:
+    def commit(self, transition: Transition, *, deadline: float) -> Handed:
         """Make one transition durable."""
         return self._writer.commit(transition, deadline=deadline)
 

@@ -16,6 +16,7 @@ import apsw
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
 from pigeonry.domain.message import Accept, BodyRef, DotSent, Note, Settle, Void
+from pigeonry.stores.handed import Handed
 from pigeonry.stores.sqlite import failure
 from pigeonry.stores.sqlite.segments import SyncFailed
 
@@ -32,20 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["GroupWriter"]
 
 _GRAIN_S: Final = 0.02  # Deadlines are looked at this often; an answer may be early by as much, and is never late.
-_GATHER_S: Final = 0.01  # How long a group may grow at most: what the first in it waits longer.
+_GATHER_S: Final = 0.004  # What the first in a group waits longer, so that many share its two syncs.
+_GATHER_FROM: Final = 8  # Transitions in the last group: fewer come from so few clients that waiting only costs them.
 _VOID_RETRY_S: Final = 0.1  # How long a void that could not be written waits before it is tried again.
 
 
-class _Waiting:
-    """A transition on its way."""
+class _OwnVoid(Handed):
+    """A void that the writer owes, and nobody waits for."""
 
-    __slots__ = ("deadline", "future", "octets", "transition")
-
-    def __init__(self, transition: Transition, *, deadline: float, future: asyncio.Future[None] | None) -> None:
-        self.transition = transition
-        self.deadline = deadline
-        self.future = future
-        self.octets = len(transition.body) if type(transition) is Accept and type(transition.body) is bytes else 0
+    __slots__ = ()
 
 
 class _Part:
@@ -56,7 +52,7 @@ class _Part:
     def __init__(self, shard: Shard, file: DayFile) -> None:
         self.shard = shard
         self.file = file
-        self.items: list[_Waiting] = []
+        self.items: list[Handed] = []
         self.seq_before = 0
         self.seq_after = 0
 
@@ -96,8 +92,9 @@ class GroupWriter:
         self._lane = lane
         self._clock = clock
         self._limits = limits
-        self._waiting: deque[_Waiting] = deque()
-        self._flying: list[_Waiting] = []
+        self._waiting: deque[Handed] = deque()
+        self._flying: list[Handed] = []
+        self._last_group = 0
         self._octets = 0
         self._full_until = float("-inf")
         self._wake = asyncio.Event()
@@ -106,17 +103,17 @@ class GroupWriter:
         self.broken = asyncio.Event()
         self.in_doubt: list[MessageKey] = []
 
-    def commit(self, transition: Transition, *, deadline: float) -> asyncio.Future[None]:
-        """See ``ports.queue_store.QueueStore.commit``. Whoever is cancelled while he waits cancels the future."""
-        now = self._clock.monotonic()
-        self._admit(transition, late=deadline <= now, now=now)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        item = _Waiting(transition, deadline=deadline, future=future)
+    def commit(self, transition: Transition, *, deadline: float) -> Handed:
+        """See ``ports.queue_store.QueueStore.commit``."""
+        item = Handed(transition, deadline=deadline)
+        refusal = self._refusal(transition, deadline)
+        if refusal is not None:
+            item.end(refusal)
+            return item
         self._waiting.append(item)
         self._octets += item.octets
-        if not self._wake.is_set():
-            self._wake.set()
-        return future
+        self._wake.set()
+        return item
 
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
@@ -148,12 +145,10 @@ class GroupWriter:
             await self._wake.wait()
             while self._waiting or self._flying:
                 limit = self._clock.monotonic() + _GRAIN_S
-                for item in self._waiting:
-                    if item.deadline < limit:
-                        _fail(item, StoreBusy("The queue could not take it in time.", retry_after_s=1.0))
-                for item in self._flying:
-                    if item.deadline < limit:
-                        _fail(item, StoreInDoubt("The queue did not confirm in time."))
+                for item in [each for each in self._waiting if each.deadline < limit]:
+                    item.end(StoreBusy("The queue could not take it in time.", retry_after_s=1.0))
+                for item in [each for each in self._flying if each.deadline < limit]:
+                    item.end(StoreInDoubt("The queue did not confirm in time."))
                 await self._clock.sleep(_GRAIN_S)
             self._wake.clear()
 
@@ -165,39 +160,36 @@ class GroupWriter:
         self._refuse(self._waiting)
         self._waiting.clear()
 
-    def _admit(self, transition: Transition, *, late: bool, now: float) -> None:
+    def _refusal(self, transition: Transition, deadline: float) -> StoreBusy | None:
+        now = self._clock.monotonic()
         if self._closed or self.broken.is_set():
-            raise StoreBusy("The queue is closing.", retry_after_s=1.0)
-        if late:
-            raise StoreBusy("The queue could not take it in time.", retry_after_s=1.0)
+            return StoreBusy("The queue is closing.", retry_after_s=1.0)
+        if deadline <= now:
+            return StoreBusy("The queue could not take it in time.", retry_after_s=1.0)
         if type(transition) is not Accept and type(transition) is not Note:
-            return
+            return None
         limits = self._limits
         full = self._full_until > now
         if full or len(self._waiting) >= limits.backlog_transitions_max or self._octets >= limits.backlog_octets_max:
-            raise StoreBusy("The queue has no room just now.", retry_after_s=limits.full_retry_s)
+            return StoreBusy("The queue has no room just now.", retry_after_s=limits.full_retry_s)
+        return None
 
     async def _gather_more(self) -> None:
-        """Let a group grow while turns of the loop bring more: what each group costs is shared by all in it.
+        """Let a group grow while many are on their way: what each group costs is shared by all in it.
 
-        Nothing waits for nothing: the first turn that brings no transition ends it.
+        Whoever is alone waits for nobody: only after a group of some size, so from many at once, is there a pause.
         """
-        waiting, most = self._waiting, self._limits.group_transitions_max
-        until = self._clock.monotonic() + _GATHER_S
-        seen = 0
-        while seen < len(waiting) < most and self._clock.monotonic() < until:
-            seen = len(waiting)
-            await self._clock.sleep(0.0)
+        if self._last_group >= _GATHER_FROM and len(self._waiting) < self._limits.group_transitions_max:
+            await self._clock.sleep(_GATHER_S)
 
-    def _gather(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
+    def _gather(self) -> list[Handed]:
+        batch: list[Handed] = []
         waiting, most = self._waiting, self._limits.group_transitions_max
         while waiting and len(batch) < most:
             item = waiting.popleft()
             self._octets -= item.octets
-            if item.future is not None and item.future.done():
-                continue  # Withdrawn, and told so.
-            batch.append(item)
+            if not item.ended:  # Else withdrawn, or told that it is late.
+                batch.append(item)
         return batch
 
     async def _begin_day(self) -> bool:
@@ -213,6 +205,7 @@ class GroupWriter:
     async def _write_group(self) -> bool:
         """One group; True when a void could not be written and must wait."""
         batch = self._flying = self._gather()
+        self._last_group = len(batch)
         try:
             routed, held_up = await self._route(batch)
             parts, undone = self._apply(routed)
@@ -224,7 +217,7 @@ class GroupWriter:
             self._flying = []
         return held_up
 
-    async def _route(self, batch: Iterable[_Waiting]) -> tuple[Iterable[_Part], bool]:
+    async def _route(self, batch: Iterable[Handed]) -> tuple[Iterable[_Part], bool]:
         """The files that the group goes to; and whether a void found its file closed to it."""
         parts: dict[tuple[int, int], _Part] = {}
         held_up = False
@@ -237,7 +230,7 @@ class GroupWriter:
                 held_up |= self._refused(item, error)
                 continue
             if shard is None or file is None:
-                _fail(item, StoreBusy("The message's shard is not served here."))
+                item.end(StoreBusy("The message's shard is not served here."))
                 continue
             part = parts.get((shard.number, file.day))
             if part is None:
@@ -249,7 +242,7 @@ class GroupWriter:
                     shard.held_files.add(item.transition.body.segment)
         return parts.values(), held_up
 
-    async def _file(self, shard: Shard, day: int, item: _Waiting) -> DayFile | None:
+    async def _file(self, shard: Shard, day: int, item: Handed) -> DayFile | None:
         """Where an item of that day goes, open; None when that is nowhere."""
         file = shard.files.get(day) or await self._successor(shard, item)
         if file is None:
@@ -258,7 +251,7 @@ class GroupWriter:
             await self._lane.run(file.open, self._disk)
         return await self._follow(shard, file, item) if file.carries else file
 
-    async def _successor(self, shard: Shard, item: _Waiting) -> DayFile | None:
+    async def _successor(self, shard: Shard, item: Handed) -> DayFile | None:
         """Where a recipient is now whose day file is gone."""
         transition = item.transition
         if type(transition) is Settle or type(transition) is DotSent:
@@ -270,7 +263,7 @@ class GroupWriter:
                         return file
         return None
 
-    async def _follow(self, shard: Shard, file: DayFile, item: _Waiting) -> DayFile:
+    async def _follow(self, shard: Shard, file: DayFile, item: Handed) -> DayFile:
         if type(item.transition) is Settle or type(item.transition) is DotSent:
             serial = item.transition.pending.serial
             while (day := file.carried_to(serial)) is not None:
@@ -326,22 +319,22 @@ class GroupWriter:
             held_up |= self._undo(part, error or StoreBusy(""))
         return held_up
 
-    def _stored(self, part: _Part, item: _Waiting) -> None:
-        transition, future, shard = item.transition, item.future, part.shard
-        if type(transition) is Accept:
-            key = transition.message.key
-            if future is not None and future.done():
+    def _stored(self, part: _Part, item: Handed) -> None:
+        transition, shard = item.transition, part.shard
+        kind = type(transition)
+        if kind is Accept:
+            if item.ended:
+                key = transition.message.key  # type: ignore[union-attr]
                 shard.doubts[key.serial] = part.seq_before
                 self.in_doubt.append(key)
-                self._void_first(Void(key, len(transition.recipients)))
+                self._void_first(Void(key, len(transition.recipients)))  # type: ignore[arg-type, union-attr]
                 return
-            self._show(shard, transition)
-        elif future is None and type(transition) is Void:
-            shard.doubts.pop(transition.message.serial, None)
-            self._unhide(shard, transition.message.serial)
-            self.in_doubt.remove(transition.message)
-        if future is not None and not future.done():
-            future.set_result(None)
+            self._show(shard, transition)  # type: ignore[arg-type]
+        elif kind is Void and type(item) is _OwnVoid:
+            shard.doubts.pop(transition.message.serial, None)  # type: ignore[union-attr]
+            self._unhide(shard, transition.message.serial)  # type: ignore[union-attr]
+            self.in_doubt.remove(transition.message)  # type: ignore[union-attr, arg-type]
+        item.end()
 
     def _show(self, shard: Shard, accept: Accept) -> None:
         """Whether it is stored or not, there is no doubt about it."""
@@ -350,7 +343,7 @@ class GroupWriter:
             shard.held_files.discard(accept.body.segment)
 
     def _void_first(self, void: Void) -> None:
-        self._waiting.appendleft(_Waiting(void, deadline=float("inf"), future=None))
+        self._waiting.appendleft(_OwnVoid(void, deadline=float("inf")))
         self._wake.set()
 
     def _undo(self, part: _Part, error: Exception) -> bool:
@@ -362,14 +355,14 @@ class GroupWriter:
             held_up |= self._refused(item, error)
         return held_up
 
-    def _refused(self, item: _Waiting, error: Exception) -> bool:
+    def _refused(self, item: Handed, error: Exception) -> bool:
         """Nothing of it was stored: say so; True for a void that nobody waits for, which waits for its next turn."""
         if failure.full(error):
             self._full_until = self._clock.monotonic() + self._limits.full_retry_s
-        if item.future is None:
+        if type(item) is _OwnVoid:
             self._void_first(item.transition)  # type: ignore[arg-type]
             return True
-        _fail(item, StoreBusy("The queue could not store it.", retry_after_s=self._limits.full_retry_s))
+        item.end(StoreBusy("The queue could not store it.", retry_after_s=self._limits.full_retry_s))
         return False
 
     def _break(self, parts: Iterable[_Part]) -> None:
@@ -378,13 +371,13 @@ class GroupWriter:
             for item in part.items:
                 if type(item.transition) is Accept:
                     self.in_doubt.append(item.transition.message.key)
-                _fail(item, StoreInDoubt("The disk did not confirm."))
+                item.end(StoreInDoubt("The disk did not confirm."))
         self._refuse(self._waiting)
         self._waiting.clear()
 
-    def _refuse(self, items: Iterable[_Waiting]) -> None:
+    def _refuse(self, items: Iterable[Handed]) -> None:
         for item in items:
-            _fail(item, StoreBusy("The queue is closing.", retry_after_s=1.0))
+            item.end(StoreBusy("The queue is closing.", retry_after_s=1.0))
 
 
 def _commit(parts: list[_Part]) -> tuple[int, Exception | None]:
@@ -399,8 +392,3 @@ def _commit(parts: list[_Part]) -> tuple[int, Exception | None]:
     except Exception as error:  # noqa: BLE001  # the loop judges it
         return done, error
     return done, None
-
-
-def _fail(item: _Waiting, error: StoreBusy | StoreInDoubt) -> None:
-    if item.future is not None and not item.future.done():
-        item.future.set_exception(error)
