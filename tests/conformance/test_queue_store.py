@@ -345,6 +345,20 @@ async def test_two_workers_share_the_node_and_read_each_other(node: Node) -> Non
 
 
 @SHARED
+async def test_another_number_of_workers_finds_all_that_waits_and_each_of_it_once(node: Node) -> None:
+    sent: list[str] = []
+    for slots in (3, 1, 4, 2):
+        stores = [await node.open(slot=slot, slots=slots) for slot in range(slots)]
+        found = [pending.address for store in stores for pending in await due(store)]
+        assert sorted(found) == sorted(sent)
+        for slot, store in enumerate(stores):
+            sent.append(f"r{slot}of{slots}@y.test")
+            await store.commit(accept(node, store, sent[-1]), deadline=soon(node))
+        for store in stores:
+            await node.close(store)
+
+
+@SHARED
 async def test_a_successor_accepts_while_its_predecessor_still_holds_its_shard(node: Node) -> None:
     old, new = await node.open(), await node.open()
     assert set(old.owned()).isdisjoint(new.owned())

@@ -2,7 +2,7 @@
 
 ::
 
-    ROOT/store.json                     {"format": 1, "shards": 16}: fixed when the store is made
+    ROOT/store.json                     {"format": 1, "shards": 16}: the number only ever grows
     ROOT/shards/0003/lock               held by the worker that owns the shard
     ROOT/shards/0003/2026-11-24.db      a day file: recipients with their state, and their events
     ROOT/shards/0003/segments/000007.seg    bodies, one after another
@@ -112,7 +112,7 @@ def establish(layout: Layout, disk: Disk, *, shards: int, slot: int) -> StoreFil
     """Read what the store was made with, or make it. May block.
 
     Args:
-        shards: For a new store only; an old one keeps its number.
+        shards: For a new store, and for an old one that is to have more; it never gets fewer.
         slot: Keeps apart the drafts of workers that start at once; they write the same.
 
     Raises:
@@ -124,19 +124,26 @@ def establish(layout: Layout, disk: Disk, *, shards: int, slot: int) -> StoreFil
         if not 1 <= shards <= SHARDS_MAX:
             raise ValueError(f"The number of shards must be between 1 and {SHARDS_MAX}.")
         disk.make_folder(f"{layout.root}/shards")
-        draft = f"{path}.{slot}.draft"
-        disk.unlink(draft)
-        file = disk.append(draft)
-        try:
-            file.write(msgspec.json.encode(StoreFile(FORMAT, shards)) + b"\n")
-            file.sync()
-        finally:
-            file.close()
-        disk.rename(draft, path)
+        _promise(path, disk, StoreFile(FORMAT, shards), slot)
     try:
         stored = msgspec.json.decode(disk.read(path, 0, _STORE_OCTETS_MAX), type=StoreFile)
     except msgspec.MsgspecError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if stored.format > FORMAT:
         raise NewerFormat(f"{path} has format {stored.format}; this release knows {FORMAT}. Install the newer release.")
+    if stored.shards < shards <= SHARDS_MAX:
+        stored = StoreFile(FORMAT, shards)
+        _promise(path, disk, stored, slot)
     return stored
+
+
+def _promise(path: str, disk: Disk, store: StoreFile, slot: int) -> None:
+    draft = f"{path}.{slot}.draft"
+    disk.unlink(draft)
+    file = disk.append(draft)
+    try:
+        file.write(msgspec.json.encode(store) + b"\n")
+        file.sync()
+    finally:
+        file.close()
+    disk.rename(draft, path)

@@ -61,7 +61,7 @@ class SqliteStore:
     Args:
         root: The data folder.
         slot, slots: Which worker this is, and of how many.
-        shards: For a new store; an old one keeps its number.
+        shards: How many there are to be; an old store that has more keeps them.
         last_words: What ``last_words`` of the predecessor gave: messages to void before anything is served.
         taken: Told of each shard that is taken over later than at the opening, and of what was mended in it.
     """

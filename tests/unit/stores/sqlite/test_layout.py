@@ -19,9 +19,10 @@ def write(disk: FaultyDisk, path: str, octets: bytes) -> None:
     file.close()
 
 
-def test_the_number_of_shards_is_fixed_when_the_store_is_made(disk: FaultyDisk) -> None:
+def test_the_number_of_shards_only_grows(disk: FaultyDisk) -> None:
     assert establish(LAYOUT, disk, shards=4, slot=0).shards == 4
-    assert establish(LAYOUT, disk, shards=64, slot=1).shards == 4
+    assert establish(LAYOUT, disk, shards=64, slot=1).shards == 64
+    assert establish(LAYOUT, disk, shards=16, slot=0).shards == 64
 
 
 def test_a_store_of_a_newer_release_is_refused(disk: FaultyDisk) -> None:
