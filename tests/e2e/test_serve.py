@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,20 @@ def test_no_request_fails_while_new_settings_are_served(tmp_path: Path) -> None:
                 assert sent < 5_000
             before = node.workers()
         until(lambda: len(receiver.by_recipient) == sent, "all are delivered", 30.0)
+        assert node.stop() == 0
+
+
+def test_what_waits_for_its_time_is_delivered_by_the_successor(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=1) as (node, receiver):
+        key = node.key_for("ours.test")
+        (before,) = node.workers()
+        at = formatdate(time.time() + 10.0)
+        assert node.post("ours.test", key, "later@dest.test", **{"o:deliverytime": at}) == 200
+        node.configure(http_more="keep_alive_s = 60")
+        node.signal(signal.SIGHUP)
+        until(lambda: node.ready() and node.workers() != [before] and not runs(before), "the successor serves alone")
+        assert not receiver.by_recipient
+        until(lambda: receiver.by_recipient["later@dest.test"] == 1, "it is delivered at its time", 30.0)
         assert node.stop() == 0
 
 

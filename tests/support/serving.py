@@ -176,9 +176,9 @@ class Serving:
         self.command("domain", "add", domain)
         return str(self.command("key", "create", "--domain", domain)["key"])
 
-    def post(self, domain: str, key: str, recipient: str) -> int:
+    def post(self, domain: str, key: str, recipient: str, **more: str) -> int:
         """One message by the API over a connection of its own; the status of the answer."""
-        fields = {"from": f"a@{domain}", "to": recipient, "subject": "x", "text": "x"}
+        fields = {"from": f"a@{domain}", "to": recipient, "subject": "x", "text": "x", **more}
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.http}/v3/{domain}/messages", urllib.parse.urlencode(fields).encode()
         )
