@@ -134,6 +134,8 @@ class Courier:
             raise
         finally:
             self._hang_up()
+            if self._coming is not None:  # its envelope may have left, and no more of it
+                self._parts.settling.postpone(self._coming, seconds=PAUSE_S)
         await self._settled_to(0)
 
     # Work

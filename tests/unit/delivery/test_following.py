@@ -98,6 +98,21 @@ def test_refused_envelope_is_of_its_own_message_only(stage, replies, kind):
     assert len(stage.servers) == 1
 
 
+def test_message_after_one_that_meets_a_bug_when_it_ends_is_given_back(stage, capsys):
+    settlement = stage.settlement
+
+    def buggy(pending, message, outcome):
+        if pending.serial == 1:
+            raise RuntimeError("a bug")
+        return settlement(pending, message, outcome)
+
+    stage.settlement = buggy
+    send(stage)
+    assert "courier_failed" in capsys.readouterr().out
+    assert stage.postponed == [2]
+    assert len(stage.arrived) == 1
+
+
 def test_message_after_one_that_is_withheld_is_not_begun(stage):
     stage.store.faults.append(StoreBusy("full"))
     send(stage)
