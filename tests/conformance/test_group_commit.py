@@ -286,6 +286,27 @@ async def test_a_backlog_over_its_bound_is_refused(disk: FaultyDisk, clock: SetC
         assert store.reason_to_shed() is None
 
 
+async def test_a_group_takes_no_more_batches_than_the_loop_can_bear(disk: FaultyDisk, clock: SetClock) -> None:
+    limits = Limits(group_recipients_max=5, free_octets_min=0)
+    async with serving(disk, clock, limits=limits) as store:
+        batches = [letter(store, *(f"{n}x{each}@y.test" for each in range(3))) for n in range(6)]
+        commits = [store.commit(batch, deadline=SOON) for batch in batches]
+        groups: list[int] = []
+        write_group = store._writer._write_group
+
+        async def counted() -> bool:
+            before = len(store._writer._waiting)
+            held_up = await write_group()
+            groups.append(before - len(store._writer._waiting))
+            return held_up
+
+        store._writer._write_group = counted  # type: ignore[method-assign]
+        for commit in commits:
+            await commit
+        assert groups == [2, 2, 2]
+        assert len(await due(store)) == 18
+
+
 class _Down:
     """Takes the disk down at the n-th write or sync."""
 

@@ -13,6 +13,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         group_transitions_max: Transitions in one group. Their statements run on the loop at some 10 us each, so
             this bounds how long the loop is held.
+        group_recipients_max: Recipients after which a group takes no further message: a batch has a thousand of them,
+            and each is two rows.
         backlog_transitions_max: Waiting transitions above which doors are told to shed and new messages are
             refused. Two seconds of work at the measured rate.
         backlog_octets_max: The same, in octets of the bodies that wait.
@@ -36,6 +38,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     group_transitions_max: int = 512
+    group_recipients_max: int = 4_096
     backlog_transitions_max: int = 20_000
     backlog_octets_max: int = 64 * 1024 * 1024
     segment_octets_max: int = 64 * 1024 * 1024

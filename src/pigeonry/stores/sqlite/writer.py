@@ -185,11 +185,14 @@ class GroupWriter:
     def _gather(self) -> list[Handed]:
         batch: list[Handed] = []
         waiting, most = self._waiting, self._limits.group_transitions_max
-        while waiting and len(batch) < most:
+        room = self._limits.group_recipients_max
+        while waiting and len(batch) < most and room > 0:
             item = waiting.popleft()
             self._octets -= item.octets
             if not item.ended:  # Else withdrawn, or told that it is late.
                 batch.append(item)
+                if type(item.transition) is Accept:
+                    room -= len(item.transition.recipients)
         return batch
 
     async def _begin_day(self) -> bool:
