@@ -17,6 +17,8 @@ __all__ = ["Draft", "gathered", "summary"]
 SMALL_OCTETS_MAX: Final = 262_144  # a body over this is not put together in memory but written to a file of its own
 MESSAGE_OCTETS_MAX: Final = 36_700_160  # 35 MiB: 25 MiB of content once base64 has grown it by 37 %
 RECIPIENTS_SHOWN_MAX: Final = 50  # in each event; a thousand events of a thousand addresses would be 30 MB
+ATTACHMENTS_CHARACTERS_MAX: Final = 8_192  # of the files listed in each event: a hundred, with ordinary names
+_FILE_CHARACTERS: Final = 50  # of a file in an event beside its name and type
 _SHOWN_CHARACTERS_MAX: Final = 2_000  # of a header in an event, for the same reason
 
 Octets = bytes | bytearray | memoryview
@@ -78,7 +80,8 @@ def summary(
 
     A batch's ``subject`` stands as it was given, with placeholders, for its events share this one summary; its ``to``
     becomes the recipient's address in each (``domain.message.as_told_of``).
-    ``recipients`` is left out of a batch, where each recipient is alone, and over 50.
+    ``recipients`` is left out of a batch, where each recipient is alone, and over 50. Of the attachments the first ones
+    are listed, up to 8 KiB: a thousand recipients repeat them.
     """
     shown = not batch and len(recipients) <= RECIPIENTS_SHOWN_MAX
     if len(from_) + len(to) + len(subject) > _SHOWN_CHARACTERS_MAX:
@@ -86,7 +89,17 @@ def summary(
     return EventMessage(
         MessageHeaders(message_id, from_, to, subject),
         size,
-        attachments,
+        _listed(attachments) if attachments else (),
         tuple([recipient.address for recipient in recipients]) if shown else msgspec.UNSET,
         deliver_at or msgspec.UNSET,
     )
+
+
+def _listed(attachments: Sequence[Attachment]) -> tuple[Attachment, ...]:
+    """The first files, as many as an event may list."""
+    room = ATTACHMENTS_CHARACTERS_MAX
+    for count, file in enumerate(attachments):
+        room -= len(file.filename) + len(file.content_type) + _FILE_CHARACTERS
+        if room < 0:
+            return tuple(attachments[:count])
+    return tuple(attachments)

@@ -28,7 +28,7 @@ from pigeonry.domain.message import BodyKind
 from pigeonry.domain.submission import Submission
 from pigeonry.protocol.mime import builder, headers, parser
 from pigeonry.protocol.mime.addresses import parse_list
-from pigeonry.protocol.mime.builder import Slot
+from pigeonry.protocol.mime.builder import FILE_NAME_OCTETS_MAX, Slot
 from pigeonry.protocol.mime.encoded_words import decode
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def compose_mime(
             size=size,
             recipients=recipients,
             batch=batch,
+            attachments=_attachments(message, head),
             deliver_at=settings.deliver_at,
         ),
         body=stored,
@@ -147,6 +148,24 @@ def _split(message: bytes | bytearray) -> tuple[bytes, int]:
     if not _HEAD.fullmatch(head):
         raise BadRequest("Parameter message has a line in its header section that is no header.")
     return head, body
+
+
+def _attachments(message: bytes | bytearray, head: bytes) -> tuple[event.Attachment, ...]:
+    """The files in the message; one that is text throughout is not looked through."""
+    kind = (headers.value(head, b"content-type") or b"text").lower()
+    if kind.startswith(b"text"):
+        return ()
+    files = (part for part in parser.leaves(parser.parse(message)) if not part.is_text)
+    return tuple(
+        [
+            event.Attachment(
+                (part.filename or f"attachment-{number}")[:FILE_NAME_OCTETS_MAX],
+                part.content_type[:FILE_NAME_OCTETS_MAX],
+                parser.size(message, part),
+            )
+            for number, part in enumerate(files, 1)
+        ]
+    )
 
 
 def _author(head: bytes) -> str:

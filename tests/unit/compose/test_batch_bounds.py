@@ -7,6 +7,7 @@ import pytest
 
 from pigeonry.compose.draft import Draft
 from pigeonry.domain.errors import BadRequest
+from support.composing import upload
 
 Compose = Callable[..., Draft]
 MANY = [f"r{number}@example.com" for number in range(1_000)]
@@ -79,3 +80,11 @@ def test_copies_do_not_multiply_large_variables(compose: Compose) -> None:
                 "recipient-variables": json.dumps({"bo@example.com": {"a": "x" * 1_000_000}}),
             }
         )
+
+
+def test_events_list_the_first_files_only(compose: Compose) -> None:
+    few = [upload(f"{number}.pdf", b"x", kind="application/pdf") for number in range(100)]
+    assert len(compose(uploads=few).composed.summary.attachments) == 100
+    many = [upload(f"{number:03d}" + "n" * 240, b"x", kind="application/pdf") for number in range(500)]
+    listed = compose(uploads=many).composed.summary.attachments
+    assert [file.filename[:3] for file in listed] == [f"{number:03d}" for number in range(26)]

@@ -9,6 +9,7 @@ import pytest
 from pigeonry.compose.draft import Draft
 from pigeonry.compose.template import render
 from pigeonry.domain.errors import BadAddress, BadRequest
+from pigeonry.domain.event import Attachment
 from pigeonry.domain.message import BodyKind, Options
 from support.composing import octets
 
@@ -165,3 +166,19 @@ def test_recipient_variables_may_come_as_a_header(compose_ready: Compose) -> Non
     body = render(octets(draft), address="bo@example.com", variables=draft.composed.recipients[0].variables)
     assert b"\r\nSubject: 7\r\n" in body
     assert b"Recipient-Variables" not in body
+
+
+def test_files_of_a_ready_made_message_are_listed_in_its_events(compose_ready: Compose) -> None:
+    message = EmailMessage(policy=policy.SMTP)
+    message["From"] = "al@example.org"
+    message.set_content("text")
+    message.add_alternative("<b>html</b>", subtype="html")
+    for length in (0, 1, 2, 3, 57, 100):
+        message.add_attachment(b"x" * length, maintype="image", subtype="png", filename=f"gr\u00fcn-{length}.png")
+    draft = compose_ready(message.as_bytes())
+    assert draft.composed.summary.attachments == tuple(
+        Attachment(f"gr\u00fcn-{length}.png", "image/png", length) for length in (0, 1, 2, 3, 57, 100)
+    )
+    alone = b"From: al@example.org\r\nContent-Type: application/pdf\r\n\r\n%PDF\r\n"
+    assert compose_ready(alone).composed.summary.attachments == (Attachment("attachment-1", "application/pdf", 6),)
+    assert compose_ready(b"From: al@example.org\r\n\r\ntext\r\n").composed.summary.attachments == ()

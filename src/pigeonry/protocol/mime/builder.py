@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASE64_STRIDE",
+    "FILE_NAME_OCTETS_MAX",
     "Attachment",
     "Piece",
     "Slot",

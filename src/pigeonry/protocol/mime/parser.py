@@ -25,7 +25,7 @@ from pigeonry.protocol.mime.encoded_words import decode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Part", "decoded", "file_name", "leaves", "parse", "text"]
+__all__ = ["Part", "decoded", "file_name", "leaves", "parse", "size", "text"]
 
 DEPTH_MAX: Final = 16  # multiparts in multiparts; mail programs make five at most
 PARTS_MAX: Final = 1_000  # of a whole message; what is beyond is not looked at
@@ -78,8 +78,8 @@ class _Budget(msgspec.Struct):
     boundaries: int
 
 
-def parse(octets: bytes) -> Part:
-    """Read a message with CRLF line ends."""
+def parse(octets: bytes | bytearray) -> Part:
+    """Read a message with CRLF line ends; nothing of it is copied but the heads of its parts."""
     return _part(octets, 0, len(octets), _Budget(PARTS_MAX, BOUNDARIES_MAX), DEPTH_MAX)
 
 
@@ -103,6 +103,15 @@ def decoded(octets: bytes, part: Part) -> bytes:
     if part.encoding == "quoted-printable":
         return binascii.a2b_qp(content)
     return content
+
+
+def size(octets: bytes | bytearray, part: Part) -> int:
+    """How many octets ``decoded`` would give, without making them."""
+    length = part.end - part.body
+    if part.encoding != "base64":
+        return length
+    letters = length - octets.count(b"\r", part.body, part.end) - octets.count(b"\n", part.body, part.end)
+    return letters * 3 // 4 - octets.count(b"=", max(part.body, part.end - 8), part.end)
 
 
 def text(octets: bytes, part: Part) -> str:
@@ -129,14 +138,13 @@ def _padded(content: bytes) -> bool:
     return True
 
 
-def _part(octets: bytes, start: int, end: int, budget: _Budget, depth: int) -> Part:
+def _part(octets: bytes | bytearray, start: int, end: int, budget: _Budget, depth: int) -> Part:
     if octets.startswith(b"\r\n", start):
         head, body = b"", start + 2
     else:
         blank = octets.find(b"\r\n\r\n", start, end)
-        head, body = (octets[start : blank + 2], blank + 4) if blank >= 0 else (octets[start:end], end)
-        if start:
-            head = head[:HEAD_OCTETS_MAX]
+        stop, body = (blank + 2, blank + 4) if blank >= 0 else (end, end)
+        head = bytes(octets[start : min(stop, start + HEAD_OCTETS_MAX) if start else stop])
     kind, parameters = _structured(headers.value(head, b"content-type") or b"text/plain")
     disposition, more = _structured(headers.value(head, b"content-disposition") or b"")
     parts: tuple[Part, ...] = ()
@@ -158,7 +166,9 @@ def _part(octets: bytes, start: int, end: int, budget: _Budget, depth: int) -> P
     )
 
 
-def _sections(octets: bytes, start: int, end: int, *, boundary: bytes, budget: _Budget) -> list[tuple[int, int]]:
+def _sections(
+    octets: bytes | bytearray, start: int, end: int, *, boundary: bytes, budget: _Budget
+) -> list[tuple[int, int]]:
     """Where the parts of a multipart begin and end."""
     delimiter = b"\r\n--" + boundary
     sections: list[tuple[int, int]] = []

@@ -194,7 +194,7 @@ def _describe(shown: dict[str, Any], octets: bytes, head: bytes, *, url: str) ->
             "url": f"{url}/attachments/{len(attachments)}",
             "name": part.filename or f"attachment-{len(attachments) + 1}",
             "content-type": part.content_type,
-            "size": len(parser.decoded(octets, part)),
+            "size": parser.size(octets, part),
         }
         attachments.append(entry)
         if part.content_id:
