@@ -1,8 +1,9 @@
 """What one HTTP connection may cost: octets of a head and of a request, requests waiting, time for each, connections.
 
-uvicorn bounds how many requests are worked on, and how long an answered connection is kept. It has no bound for a
-client that never ends its head, sends a body nobody reads, writes requests faster than they are answered, or does not
-read its answers. Those are here: counted as octets arrive, and judged by one sweep a second over all connections.
+uvicorn bounds how many requests are worked on, and how long an answered connection is kept, by a timer for each
+answer. It has no bound for a client that never ends its head, sends a body nobody reads, writes requests faster than
+they are answered, or does not read its answers. Those are here: counted as octets arrive, and judged by one sweep a
+second over all connections, which ends idle ones as well.
 
 A request that asks for another protocol (Java's client does so each time) is read as if it had not asked. The parser
 would take its body for the other protocol's octets: the body was lost, or read as the next request.
@@ -14,14 +15,16 @@ Trust: the peer may be anyone; nothing here waits for a login.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-if TYPE_CHECKING:
-    import asyncio
+from pigeonry.app.http_exchange import Exchange
 
 __all__ = ["BoundedHttp"]
 
@@ -44,6 +47,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     _until = math.inf  # by when what is being received must be there
     _unread_until = math.inf  # by when the peer must have read on
+    _idle_until = math.inf  # by when an answered connection must have its next request
     _octets = 0  # of the request being received
     _in_head = True
     _last = False  # whether this is the last request to be answered: the server stops
@@ -58,6 +62,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take octets, and end a request that has too many."""
+        self._idle_until = math.inf
         self._octets += len(data)
         self._read(data)
         if self._in_head:
@@ -70,6 +75,9 @@ class BoundedHttp(HttpToolsProtocol):
         """Cut the connection if it is overdue; ``now`` by the loop's clock."""
         if now >= self._until or now >= self._unread_until:
             self.transport.abort()
+        elif now >= self._idle_until:
+            self._idle_until = math.inf
+            self.transport.close()
         elif self._unread_until == math.inf and self.transport.is_closing():
             self._unread_until = now + UNREAD_S
 
@@ -109,12 +117,54 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._in_head = False
         self._until = self.loop.time() + BODY_S
-        super().on_headers_complete()
+        before = self.cycle
+        self.cycle, app = self._exchange()
         self.headers = []
-        if self._last:
-            self.cycle.keep_alive = False
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, app)
+            return
+        self.flow.pause_reading()
+        self.pipeline.appendleft((self.cycle, app))
         if len(self.pipeline) > PIPELINED_MAX:
             raise _TooManyRequests
+
+    def _exchange(self) -> tuple[Exchange, Any]:
+        """The request whose head is there, and who answers it."""
+        parser, scope = self.parser, self.scope
+        version = parser.get_http_version()
+        url = httptools.parse_url(self.url)
+        scope["http_version"] = version
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["raw_path"] = url.path
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["query_string"] = url.query or b""
+        limit = self.limit_concurrency
+        busy = limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
+        exchange = Exchange(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive() and not self._last,
+            on_response=self.on_response_complete,
+        )
+        return exchange, service_unavailable if busy else self.app
+
+    def on_response_complete(self) -> None:
+        """An answer is on its way: the next request, if there is one already."""
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_until = self.loop.time() + self.timeout_keep_alive
 
     def on_message_complete(self) -> None:
         """All of it is there."""
@@ -125,7 +175,6 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def _read(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:

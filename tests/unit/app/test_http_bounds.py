@@ -20,6 +20,7 @@ from pigeonry.app.http_bounds import (
 )
 
 Client = Callable[[], "Peer"]
+KEPT_S = 10
 
 
 class Wire(asyncio.Transport):
@@ -77,6 +78,7 @@ async def _answer(_scope: Any, _receive: Any, send: Callable[[Any], Awaitable[No
 @pytest.fixture
 async def connect() -> Client:
     config = uvicorn.Config(_answer, http=BoundedHttp, ws="none", lifespan="off", log_config=None, limit_concurrency=4)
+    config.timeout_keep_alive = KEPT_S
     config.load()
     state = ServerState()
     return lambda: Peer(config, state)
@@ -193,8 +195,20 @@ async def test_an_answered_connection_waits_for_its_next_request(connect: Client
         peer.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         await _turns()
     assert peer.wire.written.count(b"200 OK") == 3
-    assert not peer.cut_after(BODY_S)  # uvicorn's keep-alive has its own timer
-    peer.protocol.connection_lost(None)
+    peer.begun = asyncio.get_running_loop().time()
+    assert not peer.cut_after(KEPT_S - 2)
+    assert not peer.wire.closing
+    assert not peer.cut_after(KEPT_S)
+    assert peer.wire.closing
+
+
+async def test_a_request_keeps_an_answered_connection(connect: Client) -> None:
+    peer = connect()
+    peer.send(ASKED)
+    await _turns()
+    peer.send(ASKED[:10])
+    assert not peer.cut_after(KEPT_S)
+    assert not peer.wire.closing
 
 
 async def test_a_peer_that_does_not_read_its_answer_is_cut(connect: Client) -> None:
