@@ -1,14 +1,15 @@
 """What is composed reads back: by our own parser and by the standard library's."""
 
+import binascii
 from email import message_from_bytes, policy
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pigeonry.domain.errors import BadAddress
 from pigeonry.protocol.mime import parser
 from pigeonry.protocol.mime.addresses import Address, format_list, parse_list, show_address
-from pigeonry.protocol.mime.builder import assemble, attachment, base64_lines, crlf_octets, text_leaf
+from pigeonry.protocol.mime.builder import assemble, attachment, base64_lines, crlf_octets, quoted_printable, text_leaf
 from pigeonry.protocol.mime.encoded_words import LINE_OCTETS_MAX, decode, encode
 
 PRINTABLE = st.characters(min_codepoint=32, exclude_categories=("Cs", "Cc"))
@@ -110,3 +111,21 @@ def test_the_parser_takes_any_nesting_of_boundaries(pieces: list[bytes]) -> None
     octets = b"".join(pieces)
     for part in parser.leaves(parser.parse(octets)):
         assert 0 <= part.start <= part.body <= part.end <= len(octets)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([b"a", b".", b" ", b"=", b"\t", b"\r\n", b"\x00", b"\xc3\xa9"]),
+            st.integers(1, 160).map(lambda count: b"x" * count),
+        ),
+        max_size=12,
+    ).map(b"".join)
+)
+@example(b"x" * 75 + b".")
+@example(b"x" * 75 + b"..")
+@example(b"x" * 75 + b" ")
+@example(b".")
+def test_quoted_printable_cut_short_is_what_reading_each_octet_gives(octets: bytes) -> None:
+    octets += b"\r\n"
+    assert quoted_printable(octets) == binascii.b2a_qp(octets)

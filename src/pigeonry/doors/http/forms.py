@@ -255,12 +255,13 @@ def _sniffed(body: bytes) -> Form:
 
 
 def _urlencoded(octets: bytes) -> dict[str, list[str]]:
-    if octets.count(b"&") >= FIELDS_MAX:
+    pairs = octets.replace(b"+", b" ").split(b"&", FIELDS_MAX)
+    if len(pairs) > FIELDS_MAX:
         raise BadRequest(f"The request has more than {FIELDS_MAX} fields.")
     fields: dict[str, list[str]] = {}
     name = ""
     try:
-        for pair in octets.replace(b"+", b" ").split(b"&"):
+        for pair in pairs:
             if not pair:
                 continue
             left, _, right = pair.partition(b"=")

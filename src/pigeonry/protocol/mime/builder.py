@@ -42,6 +42,8 @@ __all__ = [
 
 BASE64_STRIDE: Final = 57  # octets that make one line of 76
 FILE_NAME_OCTETS_MAX: Final = 255  # what file systems take; percent-encoded it still fits one line
+_QUOTED_STRIDE: Final = 75  # octets before a soft line end: a line of quoted-printable has 76
+_UNQUOTED: Final = bytes(range(0x20, 0x7F)).replace(b"=", b"") + b"\r\n"  # leaves a blank or dot alone on a line aside
 _BASE64_SHARE: Final = 6  # one octet in so many over 127: base64 is then the shorter and the quicker
 _TYPE: Final = re.compile(r"([A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64})\s*(?:;(.{0,200}))?")
 _CHARSET: Final = re.compile(r"charset\s*=\s*\"?([A-Za-z0-9_.:+-]{1,40})\"?", re.IGNORECASE)
@@ -152,7 +154,17 @@ def quoted_printable(octets: bytes) -> bytes:
     Args:
         octets: With CRLF line ends only, and at least one (soft line ends follow the first).
     """
-    return binascii.b2a_qp(octets)
+    if octets.translate(None, _UNQUOTED) or b" \r\n" in octets or not octets.endswith(b"\r\n"):
+        return binascii.b2a_qp(octets)
+    cut = b"\r\n".join([_cut(line) for line in octets.split(b"\r\n")])
+    return binascii.b2a_qp(octets) if b"\r\n.\r\n" in cut or cut.startswith(b".\r\n") else cut
+
+
+def _cut(line: bytes) -> bytes:
+    """A line of which nothing must be quoted, with soft line ends: at half the price of looking at each octet."""
+    if len(line) <= _QUOTED_STRIDE:
+        return line
+    return b"=\r\n".join([line[i : i + _QUOTED_STRIDE] for i in range(0, len(line), _QUOTED_STRIDE)])
 
 
 def base64_lines(octets: bytes | memoryview) -> bytes:
