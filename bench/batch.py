@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlencode
 
-from ingest import CONFIG
+from ingest import CONFIG, WORKERS
 from parts import PIGEONRY, Group, Sink, free_port, greets, pigeonry_json, started, until
 
 DOMAIN = "bench.test"
@@ -50,7 +50,9 @@ def main() -> None:
         sink, group = Sink(), Group("batch")
         port, smtp = free_port(), free_port()
         config = folder / "pigeonry.toml"
-        config.write_text(CONFIG.format(folder=folder, http=port, smtp=smtp, sink=sink.port, ops=free_port()))
+        config.write_text(
+            CONFIG.format(folder=folder, workers=WORKERS, http=port, smtp=smtp, sink=sink.port, ops=free_port())
+        )
         pigeonry_json(config, "domain", "add", DOMAIN)
         key = str(pigeonry_json(config, "key", "create")["key"])
         server = started([str(PIGEONRY), "serve", "--config", str(config)], group, folder / "serve.log")

@@ -1,8 +1,9 @@
--- wrk script: POST /v3/{domain}/messages, urlencoded, about 2 KB, every recipient distinct.
--- Environment: DOMAIN, AUTH (base64 of user:key), TEXT_OCTETS.
+-- wrk script: POST /v3/{domain}/messages, urlencoded, about 2 KB.
+-- Environment: DOMAIN, AUTH (base64 of user:key), TEXT_OCTETS, DISTINCT (every recipient another), MORE (fields).
 local domain = os.getenv("DOMAIN")
 local octets = tonumber(os.getenv("TEXT_OCTETS") or "1850")
 local text = string.rep("pigeons+carry+mail+", math.ceil(octets / 19)):sub(1, octets)
+local distinct = os.getenv("DISTINCT")
 local thread_number = 0
 
 function setup(thread)
@@ -16,12 +17,16 @@ function init(args)
   wrk.path = "/v3/" .. domain .. "/messages"
   wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
   wrk.headers["Authorization"] = "Basic " .. os.getenv("AUTH")
-  head = "from=Bench+%3Cbench%40" .. domain .. "%3E&subject=ingest&text=" .. text .. "&to="
+  head = "from=Bench+%3Cbench%40" .. domain .. "%3E&subject=ingest" .. (os.getenv("MORE") or "") .. "&text=" .. text
+  same = wrk.format(nil, nil, nil, head .. "&to=one%40dest.test")
 end
 
 function request()
+  if not distinct then
+    return same
+  end
   count = count + 1
-  return wrk.format(nil, nil, nil, head .. "r" .. number .. "x" .. count .. "%40dest.test")
+  return wrk.format(nil, nil, nil, head .. "&to=r" .. number .. "x" .. count .. "%40dest.test")
 end
 
 function done(summary, latency, requests)
