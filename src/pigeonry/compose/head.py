@@ -13,6 +13,7 @@ from pigeonry.protocol.mime.builder import Slot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pigeonry.compose.author import Author
     from pigeonry.compose.settings import Settings
     from pigeonry.protocol.mime.addresses import Address
     from pigeonry.protocol.mime.builder import Piece
@@ -44,6 +45,13 @@ class HeadWriter:
             self.pieces.append(template.header(name, value, addresses=addresses))
         except BadAddress as error:
             raise BadAddress(f"Parameter h:{name}: {error.text}") from None
+
+    def author(self, author: Author) -> None:
+        """Write ``From``."""
+        if self._batch:
+            self.addresses("From", author.addresses)
+        else:
+            self.pieces.append(author.field)
 
     def addresses(self, name: str, addresses: Sequence[Address]) -> None:
         """Write a field of addresses."""

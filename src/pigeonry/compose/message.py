@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pigeonry.compose import template
+from pigeonry.compose.author import author_of
 from pigeonry.compose.draft import Draft, gathered, summary
 from pigeonry.compose.head import HeadWriter
 from pigeonry.compose.recipients import batch_recipients, parse_addresses, read_variables, same_for_all
@@ -31,6 +32,7 @@ from pigeonry.protocol.mime.builder import Slot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pigeonry.compose.author import Author
     from pigeonry.compose.form import Form, Upload
     from pigeonry.compose.identity import Identity, IdentitySource
     from pigeonry.compose.settings import Settings
@@ -66,9 +68,7 @@ def compose_message(
         BadAddress: An address is not valid.
         TooLarge: The message is over 25 MiB.
     """
-    from_ = parse_addresses(form, "from")
-    if not from_:
-        raise BadRequest("Parameter from is missing.")
+    author = author_of(form)
     to = parse_addresses(form, "to")
     if not to:
         raise BadRequest("Parameter to is missing.")
@@ -85,7 +85,7 @@ def compose_message(
     batch = variables is not None
     attachments, inline = _files(form.uploads)
     writer = HeadWriter(batch=batch)
-    message_id = _write_head(writer, from_, to, cc, subject, identity=identity, settings=settings, domain=domain)
+    message_id = _write_head(writer, author, to, cc, subject, identity=identity, settings=settings, domain=domain)
     leaves = _leaves(form, batch=batch)
     pieces = writer.pieces
     pieces += builder.assemble(leaves, inline=inline, attachments=attachments, boundary=identity.boundary)
@@ -99,11 +99,11 @@ def compose_message(
     submission = Submission(
         account=caller.account,
         domain=domain.name,
-        reverse_path=reverse_path(from_[0].mailbox, domain),
+        reverse_path=reverse_path(author.addresses[0].mailbox, domain),
         recipients=recipients,
         summary=summary(
             message_id=message_id,
-            from_=form.joined("from"),
+            from_=author.text,
             to="%recipient%" if batch else form.joined("to"),
             subject=subject,
             size=size,
@@ -114,7 +114,7 @@ def compose_message(
         ),
         body=body,
         body_kind=BodyKind.TEMPLATE if batch else BodyKind.OCTETS,
-        smtputf8=not all_ascii(from_, to, cc, bcc),
+        smtputf8=not all_ascii(author.addresses, to, cc, bcc),
         tags=settings.tags,
         user_variables=settings.event_variables() if settings.variables else event.EMPTY_OBJECT,
         options=settings.options,
@@ -153,7 +153,7 @@ def sender_header(from_: str, domain: SendingDomain) -> bytes:
 
 def _write_head(
     writer: HeadWriter,
-    from_: Sequence[Address],
+    author: Author,
     to: Sequence[Address],
     cc: Sequence[Address],
     subject: str,
@@ -172,9 +172,9 @@ def _write_head(
         writer.raw(b"Date: %b\r\n" % identity.date)
     if "message-id" not in given:
         writer.raw(b"Message-Id: <%b>\r\n" % message_id.encode())
-    if "sender" not in given and (sender := sender_header(from_[0].mailbox, domain)):
+    if "sender" not in given and (sender := sender_header(author.addresses[0].mailbox, domain)):
         writer.raw(sender)
-    writer.addresses("From", from_)
+    writer.author(author)
     if "to" not in given:
         writer.to(to)
     if cc and "cc" not in given:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pigeonry.compose.form import Form
 
-__all__ = ["RECIPIENTS_MAX", "batch_recipients", "parse_addresses", "read_variables", "same_for_all"]
+__all__ = ["RECIPIENTS_MAX", "batch_recipients", "parse_addresses", "read_addresses", "read_variables", "same_for_all"]
 
 RECIPIENTS_MAX: Final = 1_000  # of one call, copies of a batch counted one by one
 ADDRESSES_OCTETS_MAX: Final = 1_048_576  # of one parameter: a thousand long names and addresses
@@ -43,7 +43,15 @@ def parse_addresses(form: Form, parameter: str) -> list[Address]:
         BadAddress: One is not a valid address; the text names the parameter.
         BadRequest: There are too many.
     """
-    text = form.joined(parameter) if parameter in form.fields else ""
+    return read_addresses(form.joined(parameter), parameter=parameter) if parameter in form.fields else []
+
+
+def read_addresses(text: str, *, parameter: str) -> list[Address]:
+    """The addresses that a parameter's text lists, each mailbox once.
+
+    Raises:
+        BadAddress, BadRequest: As ``parse_addresses``.
+    """
     if not text:
         return []
     if len(text) > ADDRESSES_OCTETS_MAX:
