@@ -159,11 +159,11 @@ class Worker:
             store=self.store,
             router=MxRouter(resolver, clock=clock, dice=dice.fork("router")),
             opener=Opener(resolver=resolver, dialer=self.dialer, clock=clock, hostname="send.test", timeouts=TIMEOUTS),
-            settlement=lambda pending, message, outcome: settle(
+            settlement=lambda pending, message, outcome, now: settle(
                 pending,
                 message,
                 outcome,
-                now=clock.now(),
+                now=now,
                 dice=settle_dice,
                 schedule=SCHEDULE,
                 ids=event_ids,

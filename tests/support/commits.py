@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from pigeonry.domain.errors import StoreInDoubt
+from pigeonry.ports.queue_store import Later
 
 __all__ = ["Running", "followed"]
 
@@ -37,7 +38,11 @@ def followed(commit: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
     @functools.wraps(commit)
     def handed_over(*args: Any, **named: Any) -> Running:
-        return Running(commit(*args, **named))
+        async def work() -> None:
+            *before, given = args
+            await commit(*before, given.make() if isinstance(given, Later) else given, **named)
+
+        return Running(work())
 
     return handed_over
 

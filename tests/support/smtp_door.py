@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from pigeonry.domain.errors import PigeonryError, StoreBusy
-from pigeonry.domain.message import BodyRef, MessageKey
+from pigeonry.domain.message import Accept, BodyRef, Message, MessageKey
 from pigeonry.domain.submission import Submission
 from pigeonry.domain.tenant import Caller, SendingDomain
 from pigeonry.doors.smtp import SmtpDoor, SmtpDoorConfig
@@ -183,9 +183,15 @@ class Bench:
         assert body.startswith(b"Received: from ")
         return body.split(b"+0000\r\n", 1)[1]
 
-    def begin(self, submission: Submission, *, deadline: float, told) -> Running:
-        running = Running(self.accept(submission, deadline=deadline))
-        running.then(lambda error: told(KEY, error))
+    def begin(self, make, *, octets: int, deadline: float, told) -> Running:
+        async def taking() -> None:
+            made = make()
+            await self.accept(made, deadline=deadline)
+            accepts.append(Accept(Message(KEY, "", "", "", made.summary, 0.0, 0.0), made.body, made.recipients, ()))
+
+        accepts: list[Accept] = []
+        running = Running(taking())
+        running.then(lambda error: told(accepts[0] if accepts else None, error))
         return running
 
     async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:

@@ -31,7 +31,7 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.reach import Reach
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
-from pigeonry.domain.errors import Fault, Refusal
+from pigeonry.domain.errors import Fault
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from pigeonry.app.settings import Settings
-    from pigeonry.domain.message import Message, MessageKey, Pending, Settle
+    from pigeonry.domain.message import Accept, Message, MessageKey, Pending, Settle
     from pigeonry.domain.outcome import Outcome
     from pigeonry.domain.submission import Submission
     from pigeonry.ports.disk import Disk
@@ -96,22 +96,17 @@ class _Counted:
         self._door = door
         self.reject = intake.reject
 
-    def begin(self, submission: Submission, *, deadline: float, told: Taken) -> Commit:
+    def begin(self, make: Callable[[], Submission], *, octets: int, deadline: float, told: Taken) -> Commit:
         """See ``Intake.begin``."""
-        recipients = len(submission.recipients)
 
-        def counted(key: MessageKey, error: Fault | None) -> None:
-            if error is None:
-                self._tally.accepted(self._door, recipients)
+        def counted(taken: Accept | None, error: Exception | None) -> None:
+            if taken is not None:
+                self._tally.accepted(self._door, len(taken.recipients))
             else:
                 self._tally.refused[self._door] += 1
-            told(key, error)
+            told(taken, error)
 
-        try:
-            return self._intake.begin(submission, deadline=deadline, told=counted)
-        except Refusal:
-            self._tally.refused[self._door] += 1
-            raise
+        return self._intake.begin(make, octets=octets, deadline=deadline, told=counted)
 
     async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
         """See ``Intake.accept``."""
@@ -343,10 +338,10 @@ class Wiring:
         )
         self._scheduler.dispatch = self._dispatcher.dispatch
 
-    def _settlement(self) -> Callable[[Pending, Message, Outcome], Settle]:
+    def _settlement(self) -> Callable[[Pending, Message, Outcome, float], Settle]:
         """``queue.settlement.settle`` with all but the attempt filled in, counted."""
         delivery = self._settings.delivery
-        tally, clock, dice, names = self._tally, self._clock, self._dice, self._event_ids
+        tally, dice, names = self._tally, self._dice, self._event_ids
         schedule = RetrySchedule(
             first_pause_s=delivery.retry_base_s,
             pause_s_max=delivery.retry_cap_s,
@@ -354,9 +349,9 @@ class Wiring:
             in_doubt_s=delivery.in_doubt_delay_s,
         )
 
-        def settlement(pending: Pending, message: Message, outcome: Outcome) -> Settle:
+        def settlement(pending: Pending, message: Message, outcome: Outcome, now: float) -> Settle:
             tally.attempted(outcome)
-            return settle(pending, message, outcome, now=clock.now(), dice=dice, schedule=schedule, ids=names)
+            return settle(pending, message, outcome, now=now, dice=dice, schedule=schedule, ids=names)
 
         return settlement
 

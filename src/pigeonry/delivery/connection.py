@@ -21,7 +21,6 @@ from typing import Final, cast
 
 import msgspec
 
-from pigeonry.domain.errors import Fault
 from pigeonry.ports.network import TlsPeer
 from pigeonry.ports.queue_store import Commit
 from pigeonry.protocol.smtp.client import (
@@ -75,7 +74,7 @@ def _nothing() -> None:
 class Withheld(msgspec.Struct, frozen=True):
     """``dot-sent`` could not be made durable, so the final dot did not leave and the connection was cut."""
 
-    error: Fault
+    error: Exception
 
 
 class SmtpConnection(asyncio.Protocol):
@@ -132,7 +131,7 @@ class SmtpConnection(asyncio.Protocol):
         self._on_end: Callable[[], None] | None = None
         self._unsent: list[bytes] = []  # what leaves once dot-sent is durable
         self._following: Callable[[], Transaction | None] = _nothing
-        self._withheld: Fault | None = None
+        self._withheld: Exception | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -224,7 +223,7 @@ class SmtpConnection(asyncio.Protocol):
             return Withheld(self._withheld)
         return cast("Finished | Lost", event)
 
-    def _complete(self, fault: Fault | None) -> None:
+    def _complete(self, fault: Exception | None) -> None:
         """``dot-sent`` is durable: the dot may leave, if the session still waits for it. Else it never leaves."""
         if self.ended or self._client.stage is not Stage.BODY:
             return  # cut off or refused before the dot: the event that says so is there

@@ -67,7 +67,7 @@ class Settling(Protocol):
         """Whether a dispatched recipient may be attempted or ended; ``ReadyQueues.pop`` asks for those it gives out."""
         ...
 
-    def settle(self, settle: Settle, *, deadline: float, then: Callable[[], None]) -> None:
+    def settle(self, make: Callable[[], Settle], *, deadline: float, then: Callable[[], None]) -> None:
         """Make an outcome durable; ``then`` is called when it is, however often that takes."""
         ...
 
@@ -89,7 +89,7 @@ class Parts(msgspec.Struct, frozen=True):
 
     Args:
         pop: The next recipient for a lane, None when none waits.
-        settlement: What to write for an outcome.
+        settlement: What to write for an outcome, and when it came (seconds since the Unix epoch).
         ending: Whether no more work is to be taken.
         log: For what should not happen.
     """
@@ -102,7 +102,7 @@ class Parts(msgspec.Struct, frozen=True):
     clock: Clock
     limits: DeliveryLimits
     pop: Callable[[Lane], Pending | None]
-    settlement: Callable[[Pending, Message, Outcome], Settle]
+    settlement: Callable[[Pending, Message, Outcome, float], Settle]
     ending: Callable[[], bool]
     failed: Callable[[Lane, Deferred], None]
     log: Logger
@@ -200,9 +200,10 @@ class Courier:
         except Fault:
             await self._unread(pending)
             return
+        ended = parts.clock.now()
         self._unsettled += 1
         parts.settling.settle(
-            parts.settlement(pending, message, outcome),
+            lambda: parts.settlement(pending, message, outcome, ended),
             deadline=parts.clock.monotonic() + parts.limits.settle_s,
             then=self._settled,
         )
@@ -218,7 +219,9 @@ class Courier:
         if message is None or parts.clock.now() < message.expires_at:
             parts.settling.postpone(pending, seconds=parts.limits.retry_content_s)
             return
-        settle = parts.settlement(pending, message, Deferred(Attempt(), 451, description=_UNREADABLE))
+        settle = parts.settlement(
+            pending, message, Deferred(Attempt(), 451, description=_UNREADABLE), parts.clock.now()
+        )
         await parts.settling.settled(settle, deadline=parts.clock.monotonic() + parts.limits.settle_s)
 
     def _settled(self) -> None:

@@ -63,7 +63,7 @@ class Dispatcher:
         store: QueueStore,
         router: Router,
         opener: Opener,
-        settlement: Callable[[Pending, Message, Outcome], Settle],
+        settlement: Callable[[Pending, Message, Outcome, float], Settle],
         signers: Callable[[str], Sequence[DkimSigner]],
         domain: Callable[[str], SendingDomain | None],
         render: Render,
@@ -274,7 +274,9 @@ class Dispatcher:
             parts.settling.forget(pending.message, pending.serial)
         else:
             message = await parts.preparing.told(pending, message)
-            settle = parts.settlement(pending, message, TEST_MODE if message.options.testmode else outcome)
+            settle = parts.settlement(
+                pending, message, TEST_MODE if message.options.testmode else outcome, parts.clock.now()
+            )
             await parts.settling.settled(settle, deadline=parts.clock.monotonic() + self._limits.settle_s)
 
     def _check_quiet(self) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+from pigeonry.domain.message import Transition
 
-    from pigeonry.domain.errors import Fault
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
     from pigeonry.domain.message import (
         IdempotencyRecord,
         Message,
         MessageKey,
         Pending,
         RecipientView,
-        Transition,
     )
 
-__all__ = ["Commit", "DueMark", "QueueStore", "RecoveryReport"]
+__all__ = ["Commit", "DueMark", "Later", "QueueStore", "RecoveryReport"]
 
 
 class DueMark(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -39,10 +40,27 @@ class RecoveryReport(msgspec.Struct, frozen=True):
     repairs: tuple[str, ...] = ()
 
 
+class Later(msgspec.Struct, frozen=True):
+    """A transition that is made when its group is gathered, by a call that nothing comes between.
+
+    What is done for many messages in a row costs a fraction of what it costs one by one: it finds its code and its data
+    in the processor's caches.
+
+    Args:
+        make: Called once, unless the commit ended before. Does no I/O. What it raises is how the commit ends.
+        accepts: Whether it will be an ``Accept``, which is refused where there is no room.
+        octets: Of the body that is held in memory meanwhile.
+    """
+
+    make: Callable[[], Transition]
+    accepts: bool = False
+    octets: int = 0
+
+
 class Commit(Protocol):
     """A transition that was handed over. It is followed or awaited, once; three go with each message."""
 
-    def then(self, told: Callable[[Fault | None], None]) -> None:
+    def then(self, told: Callable[[Exception | None], None]) -> None:
         """Call back once: with None when it is durable, else with what ``QueueStore.commit`` may raise.
 
         Never from within this call. The callback does no I/O, does not raise and may commit.
@@ -79,7 +97,7 @@ class QueueStore(Protocol):
         """
         ...
 
-    def commit(self, transition: Transition, *, deadline: float) -> Commit:
+    def commit(self, transition: Transition | Later, *, deadline: float) -> Commit:
         """Make one transition durable, as one atomic write. It is handed over by the call, which never raises.
 
         Args:

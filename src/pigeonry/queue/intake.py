@@ -19,12 +19,13 @@ from msgspec import UNSET
 from pigeonry.domain import event as events
 from pigeonry.domain.errors import BadRequest
 from pigeonry.domain.message import Accept, BodyKind, Message, MessageKey, NewRecipient, Note, Pending, as_told_of
+from pigeonry.ports.queue_store import Later
 from pigeonry.queue.retry import EXPIRY_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Literal
 
-    from pigeonry.domain.errors import Fault
     from pigeonry.domain.submission import Submission
     from pigeonry.ports.environment import Clock, IdSource
     from pigeonry.ports.queue_store import Commit, QueueStore
@@ -42,8 +43,8 @@ HEADER_CHARACTERS_MAX: Final = 1_024  # characters of a To header in an event, f
 class Taken(Protocol):
     """Told how the taking of a message ended."""
 
-    def __call__(self, key: MessageKey, error: Fault | None, /) -> None:
-        """``error`` is None when the message is durable and ours."""
+    def __call__(self, taken: Accept | None, error: Exception | None, /) -> None:
+        """``taken`` is the message that is durable now and ours, None when ``error`` says why there is none."""
         ...
 
 
@@ -79,35 +80,43 @@ class Intake:
         self._content = content
         self._expiry_s = expiry_s
 
-    def begin(self, submission: Submission, *, deadline: float, told: Taken) -> Commit:
+    def begin(self, make: Callable[[], Submission], *, octets: int, deadline: float, told: Taken) -> Commit:
         """Begin to make a message durable and its recipients ours to deliver; never waits.
 
         Args:
+            make: Makes the submission; called once, when its group is gathered.
+            octets: Of the body that is held in memory meanwhile.
             deadline: Monotonic time by which the door must have its answer.
-            told: Called once, later, with the message's key, and with None or why it was not taken: ``StoreBusy``
-                (nothing was stored) or ``StoreInDoubt`` (what may have been stored is voided by the store).
+            told: Called once, later. The error may be ``BadRequest`` (no recipients, or over a thousand), whatever
+                ``make`` raised, ``StoreBusy`` (nothing was stored) or ``StoreInDoubt`` (what may have been stored is
+                voided by the store).
 
         Returns:
             What can be withdrawn while nobody was told yet.
-
-        Raises:
-            BadRequest: No recipients, or over a thousand.
         """
-        count = len(submission.recipients)
-        if not 1 <= count <= RECIPIENTS_MAX:
-            raise BadRequest(f"A message has 1 to {RECIPIENTS_MAX} recipients.")
-        key = self._store.allocate(count)
-        accept = self._build(submission, key, self._clock.now())
+        now = self._clock.now()
+        made: list[Accept] = []
 
-        def ended(error: Fault | None) -> None:
+        def accept() -> Accept:
+            submission = make()
+            count = len(submission.recipients)
+            if not 1 <= count <= RECIPIENTS_MAX:
+                raise BadRequest(f"A message has 1 to {RECIPIENTS_MAX} recipients.")
+            key = self._store.allocate(count)
+            made.append(self._build(submission, key, now))
+            self._scheduler.expect(key)
+            return made[0]
+
+        def ended(error: Exception | None) -> None:
             if error is None:
-                self._hand_over(accept)
-            else:
-                self._scheduler.abandon(key)
-            told(key, error)
+                self._hand_over(made[0])
+                told(made[0], None)
+                return
+            if made:
+                self._scheduler.abandon(made[0].message.key)
+            told(None, error)
 
-        self._scheduler.expect(key)
-        commit = self._store.commit(accept, deadline=deadline)
+        commit = self._store.commit(Later(accept, accepts=True, octets=octets), deadline=deadline)
         commit.then(ended)
         return commit
 
@@ -119,15 +128,17 @@ class Intake:
         """
         waiter: asyncio.Future[MessageKey] = asyncio.get_running_loop().create_future()
 
-        def told(key: MessageKey, error: Fault | None) -> None:
+        def told(taken: Accept | None, error: Exception | None) -> None:
             if waiter.done():
                 return
-            if error is None:
-                waiter.set_result(key)
-            else:
+            if taken is not None:
+                waiter.set_result(taken.message.key)
+            elif error is not None:
                 waiter.set_exception(error)
 
-        commit = self.begin(submission, deadline=deadline, told=told)
+        body = submission.body
+        octets = len(body) if isinstance(body, bytes) else 0
+        commit = self.begin(lambda: submission, octets=octets, deadline=deadline, told=told)
         try:
             return await waiter
         except asyncio.CancelledError:

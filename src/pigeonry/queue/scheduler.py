@@ -28,7 +28,7 @@ import msgspec
 
 from pigeonry.domain.errors import Fault
 from pigeonry.domain.message import Pending, RecipientState
-from pigeonry.ports.queue_store import DueMark
+from pigeonry.ports.queue_store import DueMark, Later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -214,27 +214,35 @@ class Scheduler:
 
     # -- outcomes
 
-    def settle(self, settle: Settle, *, deadline: float, then: Callable[[], None]) -> None:
+    def settle(self, make: Callable[[], Settle], *, deadline: float, then: Callable[[], None]) -> None:
         """Make an outcome durable, then schedule the next attempt if there is one.
 
         A store that cannot take it is asked again until it does, and meanwhile nothing new is dispatched, so that
         delivery never outruns what can be settled.
 
         Args:
+            make: Makes what is to be written; called once, when that is.
             deadline: Monotonic time for the first try.
             then: Called when it is durable, however long that takes. Does not raise.
         """
+        made: list[Settle] = []
 
-        def told(error: Fault | None) -> None:
+        def once() -> Settle:
+            made.append(make())
+            return made[0]
+
+        def told(error: Exception | None) -> None:
             if error is None:
-                self._settled(settle)
+                self._settled(made[0])
                 then()
+            elif not isinstance(error, Fault):
+                raise error  # a bug of ours, for the loop to report
             elif not self._ended:  # Else it waits in the store as before, for whoever comes next.
-                insisting = asyncio.ensure_future(self._insist(settle, then))
+                insisting = asyncio.ensure_future(self._insist(made[0] if made else make(), then))
                 self._insisting[insisting] = None
                 insisting.add_done_callback(self._insisting.pop)
 
-        self._store.commit(settle, deadline=deadline).then(told)
+        self._store.commit(Later(once), deadline=deadline).then(told)
 
     async def settled(self, settle: Settle, *, deadline: float) -> None:
         """The same for those who wait: returns when it is durable. Cancelling the wait changes nothing of it."""
@@ -244,7 +252,7 @@ class Scheduler:
             if not waiter.done():
                 waiter.set_result(None)
 
-        self.settle(settle, deadline=deadline, then=then)
+        self.settle(lambda: settle, deadline=deadline, then=then)
         await waiter
 
     async def _insist(self, settle: Settle, then: Callable[[], None]) -> None:

@@ -286,7 +286,9 @@ class Stage:
     def kept(self, key: MessageKey) -> tuple[Message, bytes] | None:
         return self.messages[key.serial] if self.in_memory else None
 
-    def settle(self, settle: Settle, *, deadline: float, then: Callable[[], None]) -> None:
+    def settle(self, make: Callable[[], Settle], *, deadline: float, then: Callable[[], None]) -> None:
+        settle = make()
+
         def end() -> None:
             self.settlements.append(settle.pending.serial)
             then()
@@ -306,7 +308,7 @@ class Stage:
     def forget(self, key: MessageKey, serial: int) -> None:
         self.forgotten.append(serial)
 
-    def settlement(self, pending: Pending, message: Message, outcome: Outcome) -> Settle:
+    def settlement(self, pending: Pending, message: Message, outcome: Outcome, now: float) -> Settle:
         self.outcomes[pending.serial] = outcome
         self.told[pending.serial] = message
         return Settle(pending, State.DELIVERED, b"")

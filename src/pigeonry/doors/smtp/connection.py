@@ -34,7 +34,7 @@ from pigeonry.protocol.smtp.server import (
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from pigeonry.domain.message import MessageKey
+    from pigeonry.domain.message import Accept, MessageKey
     from pigeonry.domain.submission import Submission
     from pigeonry.domain.tenant import Caller
     from pigeonry.doors.smtp.content import Content
@@ -281,20 +281,23 @@ class Connection(asyncio.Protocol):
             self._spool = self._content = None
             self._start(self._commit_spool(event, content, spool))
             return None
-        try:
-            content = self._read(octets, event.reverse_path)
-            body = content.head + octets[content.skip :]
-            length = len(body)
-            made = submission(content, event, self._caller, self._address, body, length, eight_bit=not body.isascii())
-            if content.variables is not None:
-                made = batch(made, content)
-        except PigeonryError as error:
-            self._door.counts.refused += 1
-            return self._session.refuse(_after_data(error))
-        self._body = length
+        self._body = length = len(octets)
         self._door.octets_in_flight += length
-        self._begin(made)
+        self._begin(event, length)
         return None
+
+    def _made(self, event: MessageGiven) -> Submission:
+        """What a message held in memory comes to.
+
+        Raises:
+            PigeonryError: It cannot be taken.
+        """
+        octets = event.octets
+        content = self._read(octets, event.reverse_path)
+        body = content.head + octets[content.skip :]
+        eight_bit = not body.isascii()
+        made = submission(content, event, self._caller, self._address, body, len(body), eight_bit=eight_bit)
+        return made if content.variables is None else batch(made, content)
 
     def _on_credentials(self, event: CredentialsGiven) -> Event | None:
         door = self._door
@@ -329,22 +332,23 @@ class Connection(asyncio.Protocol):
         self._task = task = asyncio.get_running_loop().create_task(work)
         self._door.tasks.add(task)
 
-    def _begin(self, made: Submission) -> None:
+    def _begin(self, event: MessageGiven, octets: int) -> None:
         """Hand over a message held in memory. It is answered by a callback: a task for each would cost more."""
         door = self._door
         door.taking += 1
-        deadline = door.clock.monotonic() + door.config.accept_s
-        try:
-            self._taking = door.intake.begin(made, deadline=deadline, told=self._taken)
-        except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault of ours
-            asyncio.get_running_loop().call_soon(self._taken, None, error)
+        self._taking = door.intake.begin(
+            lambda: self._made(event),
+            octets=octets,
+            deadline=door.clock.monotonic() + door.config.accept_s,
+            told=self._taken,
+        )
 
-    def _taken(self, key: MessageKey | None, error: Exception | None) -> None:
+    def _taken(self, taken: Accept | None, error: Exception | None) -> None:
         door = self._door
         door.taking -= 1
         door.octets_in_flight -= self._body
         self._taking = None
-        self._answer(self._outcome(key, error))
+        self._answer(self._outcome(None if taken is None else taken.message.key, error))
 
     def _outcome(self, key: MessageKey | None, error: Exception | None) -> Reply | bytes:
         """The positive reply in octets, or the reason against it."""

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
 
-    from pigeonry.domain.errors import Fault
-    from pigeonry.domain.message import MessageKey
+    from pigeonry.domain.message import Accept, MessageKey
     from pigeonry.domain.submission import Submission
     from pigeonry.domain.tenant import Caller, SendingDomain
     from pigeonry.doors.smtp.config import SmtpDoorConfig
@@ -43,9 +42,14 @@ class Intake(Protocol):
     """Takes submissions in: ``queue.intake``. By ``deadline``, in monotonic time, the door must have its answer."""
 
     def begin(
-        self, submission: Submission, *, deadline: float, told: Callable[[MessageKey, Fault | None], None]
+        self,
+        make: Callable[[], Submission],
+        *,
+        octets: int,
+        deadline: float,
+        told: Callable[[Accept | None, Exception | None], None],
     ) -> Commit:
-        """Begin to make it durable; ``told`` is called later, once. Raises ``Refusal`` when it cannot be begun."""
+        """Begin to make durable what ``make`` makes; ``told`` is called later, once."""
         ...
 
     async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:

@@ -15,7 +15,7 @@ __all__ = ["end_of_data", "stuffed"]
 
 def stuffed(octets: bytes) -> bytes:
     """The octets with every leading dot of a line doubled; the same object when no line starts with one."""
-    if b"\n." in octets:
+    if octets.find(b"\n.") >= 0:  # not ``in``, which tries the octets as a number first
         octets = octets.replace(b"\n.", b"\n..")
     if octets.startswith(b"."):
         octets = b"." + octets

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.event_log import LogEntry
-    from pigeonry.ports.queue_store import DueMark, RecoveryReport
+    from pigeonry.ports.queue_store import DueMark, Later, RecoveryReport
 
 __all__ = ["MemoryLimits", "MemoryNode", "MemoryStore"]
 
@@ -181,10 +181,10 @@ class MemoryStore:
         """A key in the shard that accepts."""
         return self._accepting_shard().allocate(recipients, day=self._day)
 
-    def commit(self, transition: Transition, *, deadline: float) -> Handed:
+    def commit(self, transition: Transition | Later, *, deadline: float) -> Handed:
         """Make one transition durable."""
         item = Handed(transition, deadline=deadline)
-        refusal = self._refusal(transition, deadline=deadline)
+        refusal = self._refusal(item)
         if refusal is not None:
             item.end(refusal)
             return item
@@ -341,13 +341,13 @@ class MemoryStore:
 
     # -- groups
 
-    def _refusal(self, transition: Transition, *, deadline: float) -> StoreBusy | None:
+    def _refusal(self, item: Handed) -> StoreBusy | None:
         now = self._clock.monotonic()
         if self._closed or self.broken.is_set():
             return StoreBusy("The queue is closing.", retry_after_s=1.0)
-        if deadline <= now:
+        if item.deadline <= now:
             return StoreBusy("The queue could not take it in time.", retry_after_s=1.0)
-        if not isinstance(transition, Accept | Note):
+        if not item.brings:
             return None
         limits = self._limits
         backlog = len(self._waiting) >= limits.backlog_transitions_max
@@ -365,7 +365,7 @@ class MemoryStore:
 
     async def _write_group(self) -> None:
         """All that waits, as one group."""
-        group = self._flying = [item for item in self._waiting if not item.ended]
+        group = self._flying = [item for item in self._waiting if item.make()]
         self._waiting.clear()
         try:
             await self._sync()

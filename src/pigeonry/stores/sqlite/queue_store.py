@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.disk import Disk, Lanes
     from pigeonry.ports.environment import Clock
+    from pigeonry.ports.queue_store import Later
 
 __all__ = ["SqliteStore"]
 
@@ -201,7 +202,7 @@ class SqliteStore:
         """A key in the shard that accepts."""
         return self._accepting_shard().allocate(recipients)
 
-    def commit(self, transition: Transition, *, deadline: float) -> Handed:
+    def commit(self, transition: Transition | Later, *, deadline: float) -> Handed:
         """Make one transition durable."""
         return self._writer.commit(transition, deadline=deadline)
 

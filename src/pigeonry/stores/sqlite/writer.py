@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
-from pigeonry.domain.message import Accept, BodyRef, DotSent, Note, Settle, Void
+from pigeonry.domain.message import Accept, BodyRef, DotSent, Settle, Void
 from pigeonry.stores.handed import Handed
 from pigeonry.stores.sqlite import failure
 from pigeonry.stores.sqlite.segments import SyncFailed
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pigeonry.domain.message import MessageKey, Transition
     from pigeonry.ports.disk import Disk, Lane
     from pigeonry.ports.environment import Clock
+    from pigeonry.ports.queue_store import Later
     from pigeonry.stores.sqlite.day_file import DayFile
     from pigeonry.stores.sqlite.limits import Limits
     from pigeonry.stores.sqlite.shard import Shard
@@ -103,10 +104,10 @@ class GroupWriter:
         self.broken = asyncio.Event()
         self.in_doubt: list[MessageKey] = []
 
-    def commit(self, transition: Transition, *, deadline: float) -> Handed:
+    def commit(self, transition: Transition | Later, *, deadline: float) -> Handed:
         """See ``ports.queue_store.QueueStore.commit``."""
         item = Handed(transition, deadline=deadline)
-        refusal = self._refusal(transition, deadline)
+        refusal = self._refusal(item)
         if refusal is not None:
             item.end(refusal)
             return item
@@ -160,13 +161,13 @@ class GroupWriter:
         self._refuse(self._waiting)
         self._waiting.clear()
 
-    def _refusal(self, transition: Transition, deadline: float) -> StoreBusy | None:
+    def _refusal(self, item: Handed) -> StoreBusy | None:
         now = self._clock.monotonic()
         if self._closed or self.broken.is_set():
             return StoreBusy("The queue is closing.", retry_after_s=1.0)
-        if deadline <= now:
+        if item.deadline <= now:
             return StoreBusy("The queue could not take it in time.", retry_after_s=1.0)
-        if type(transition) is not Accept and type(transition) is not Note:
+        if not item.brings:
             return None
         limits = self._limits
         full = self._full_until > now
@@ -189,7 +190,7 @@ class GroupWriter:
         while waiting and len(batch) < most and room > 0:
             item = waiting.popleft()
             self._octets -= item.octets
-            if not item.ended:  # Else withdrawn, or told that it is late.
+            if item.make():  # Else it was withdrawn, or told that it is late.
                 batch.append(item)
                 if type(item.transition) is Accept:
                     room -= len(item.transition.recipients)

@@ -211,7 +211,7 @@ async def test_mail_is_shed_before_a_transaction_and_not_within_one() -> None:
 
 
 async def test_octets_in_flight_are_bounded() -> None:
-    bench = Bench(octets_in_flight_max=100)
+    bench = Bench(octets_in_flight_max=20)
     bench.gate = asyncio.Event()
     first, second = await bench.client(), await bench.client()
     await first.say(DATA)
