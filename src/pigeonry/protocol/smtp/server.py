@@ -187,7 +187,7 @@ class SmtpServer:
         self.state = _CONNECTED
         self._input = b""
         self._at = 0
-        self._output: list[bytes] = []
+        self._output = b""
         self._skipping = self._draining = self._given = False
         self._reverse_path: ReversePath | None = None
         self._forward_paths: list[ForwardPath] = []
@@ -213,18 +213,12 @@ class SmtpServer:
     def take_output(self) -> bytes:
         """What is to be written now."""
         output = self._output
-        if len(output) == 1:
-            octets = output[0]
-        elif output:
-            octets = b"".join(output)
-        else:
-            return b""
-        self._output = []
-        return octets
+        self._output = b""
+        return output
 
     def greet(self) -> None:
         """Say who we are."""
-        self._output.append(self._service.greeting)
+        self._output += self._service.greeting
 
     def receive(self, octets: bytes) -> Event | None:
         """Take octets from the client; the next event, or None when there is none yet."""
@@ -251,14 +245,14 @@ class SmtpServer:
         """
         assert self.state == _ANSWER, "nothing was asked"
         if self._text is not None:
-            self._output.append(reply)
+            self._output += reply
             self._idle_commands = 0
             self._close_transaction()
         elif self._reverse_path is not None:
-            self._output.append(replies.SENDER_OK)
+            self._output += replies.SENDER_OK
             self.state = _MAIL
         else:
-            self._output.append(replies.AUTHENTICATED)
+            self._output += replies.AUTHENTICATED
             self.authenticated = True
             self.state = _GREETED
         return self._advance()
@@ -270,7 +264,7 @@ class SmtpServer:
         self._close_transaction()
         if reply.code == 421:
             return self._end(reply)
-        self._output.append(reply.octets())
+        self._output += reply.octets()
         return (self._count_login() if login else None) or self._advance()
 
     def resume(self) -> Event | None:
@@ -396,7 +390,7 @@ class SmtpServer:
         self._close_transaction()
         if ended := self._count_command():
             return ended
-        self._output.append(reply)
+        self._output += reply
         return _ABANDONED if given else None
 
     def _noop(self, argument: bytes) -> Event | None:
@@ -413,7 +407,7 @@ class SmtpServer:
             return self._fail(replies.BAD_LINE)
         if ended := self._count_command():
             return ended
-        self._output.append(reply)
+        self._output += reply
         return None
 
     def _expn(self, _argument: bytes) -> Event | None:
@@ -422,7 +416,7 @@ class SmtpServer:
     def _quit(self, argument: bytes) -> Event | None:
         if argument.strip(b" "):
             return self._fail(replies.NO_ARGUMENT)
-        self._output.append(replies.BYE)
+        self._output += replies.BYE
         self._end(None)
         return SessionEnded(quit=True)
 
@@ -433,7 +427,7 @@ class SmtpServer:
             return self._fail(replies.NO_ARGUMENT)
         if self._at < len(self._input):
             return self._end(replies.TLS_GROUPED)
-        self._output.append(replies.READY_FOR_TLS)
+        self._output += replies.READY_FOR_TLS
         self.state = _TLS
         return TlsAsked()
 
@@ -462,10 +456,10 @@ class SmtpServer:
             self._excess_recipients += 1
             if self._excess_recipients > limit:
                 return self._end(replies.ENOUGH_COMMANDS)
-            self._output.append(replies.TOO_MANY_RECIPIENTS.octets())
+            self._output += replies.TOO_MANY_RECIPIENTS.octets()
             return None
         paths.append(path)
-        self._output.append(replies.RECIPIENT_OK)
+        self._output += replies.RECIPIENT_OK
         self.state = _RCPT
         return None
 
@@ -473,7 +467,7 @@ class SmtpServer:
         if argument.strip(b" "):
             return self._fail(replies.NO_ARGUMENT)
         self._text = self._receiver()
-        self._output.append(replies.GO_AHEAD)
+        self._output += replies.GO_AHEAD
         self.state = _DATA
         return None
 
@@ -525,7 +519,7 @@ class SmtpServer:
         return None
 
     def _challenge(self) -> None:
-        self._output.append(self._exchange.challenge())
+        self._output += self._exchange.challenge()
         self.state = _CHALLENGE
 
     def _read_response(self, line: bytes) -> Event | None:
@@ -582,7 +576,7 @@ class SmtpServer:
             return self._fail(self._chunk_refusal) or (_ABANDONED if given else None)
         if self._chunk_last:
             return self._finish_text()
-        self._output.append(replies.CHUNK_OK)
+        self._output += replies.CHUNK_OK
         self.state = _CHUNKS
         return None
 
@@ -596,7 +590,7 @@ class SmtpServer:
             return MessageGiven(reverse_path, self._forward_paths, octets, text.length)
         given = self._given
         self._close_transaction()
-        self._output.append(replies.TEXT_PROBLEMS[text.problem].octets())
+        self._output += replies.TEXT_PROBLEMS[text.problem].octets()
         return _ABANDONED if given else None
 
     # --- ends and counts
@@ -615,7 +609,7 @@ class SmtpServer:
 
     def _end(self, reply: Reply | None) -> Event:
         if reply is not None:
-            self._output.append(reply.octets())
+            self._output += reply.octets()
         self.state = _ENDED
         self._text = None
         self._drop_input()
@@ -626,7 +620,7 @@ class SmtpServer:
         self._errors += 1
         if self._errors > self._service.limits.errors_max:
             return self._end(replies.ENOUGH_ERRORS)
-        self._output.append(reply.octets())
+        self._output += reply.octets()
         return None
 
     def _count_command(self) -> Event | None:
