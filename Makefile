@@ -34,10 +34,12 @@ unit: $(STAMPS)/installed parts
 parts: ## Real parts for the tests from Debian, when root; else the tests that need them say so
 	@sh tests/install-parts
 
-bench: $(STAMPS)/installed parts ## Measure the relay, the API and a batch
+bench: $(STAMPS)/installed parts ## Measure the relay, the API, a batch, a recovery and dot-sent
 	$(BIN)/python bench/relay.py
 	$(BIN)/python bench/ingest.py
 	$(BIN)/python bench/batch.py
+	$(BIN)/python bench/recovery.py
+	$(BIN)/python bench/dot_sent.py
 
 drills: $(STAMPS)/installed ## The full drills; figures and timelines go to docs/drills, to be committed
 	@mkdir -p docs/drills

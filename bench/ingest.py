@@ -20,15 +20,25 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
-from parts import PIGEONRY, Group, Sink, free_port, greets, median, pigeonry_json, started, until
+from parts import (
+    INDEX_LEVEL_S,
+    PIGEONRY,
+    Group,
+    Sink,
+    free_port,
+    greets,
+    index_lag,
+    median,
+    pigeonry_json,
+    started,
+    until,
+)
 
 DOMAIN = "bench.test"
 DRAIN_S = 180.0
 WORKERS = 2
-INDEX_LEVEL_S = 5.0  # the bar: level within so many seconds of the last delivery
 FORMS: dict[str, dict[str, str]] = {
     "few": {"CONNECTIONS": "10"},
     "many": {"CONNECTIONS": "50", "DISTINCT": "1"},
@@ -77,7 +87,7 @@ def measure(folder: Path, form: dict[str, str], *, seconds: int) -> dict[str, fl
         # wrk gives up what is in flight at its end: the node may have accepted one more for each connection.
         until(lambda: sink.count >= answered and time.monotonic() - sink.last_at > 1.0, "drained", DRAIN_S)
         result["drain_factor"] = round((sink.last_at - window[0]) / (window[1] - window[0]), 2)
-        until(lambda: _lag(ops) == 0, "the index is level", INDEX_LEVEL_S)
+        until(lambda: index_lag(ops, workers=WORKERS) == 0, "the index is level", INDEX_LEVEL_S)
         result["index_level_s"] = round(time.monotonic() - sink.last_at, 1)
         result["cpu_ms_per_message"] = round((group.cpu_s() - cpu) / max(1, sink.count) * 1000, 3)
         result["rss_mib"] = round(group.rss_mib(), 1)
@@ -119,14 +129,6 @@ def _posted(port: int, key: str, form: dict[str, str], *, seconds: int) -> tuple
         "p99_ms": float(line[6]),
     }
     return (begun, ended), result
-
-
-def _lag(ops: int) -> int:
-    """Events that are in the log and not in the search index yet, over all workers."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{ops}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    lags = [int(float(line.split()[-1])) for line in lines if line.startswith("pigeonry_index_lag_events")]
-    return sum(lags) if len(lags) == WORKERS else -1  # one that did not answer in time is missing
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PIGEONRY = ROOT / ".venv" / "bin" / "pigeonry"
 SINK_SESSIONS = 1000
 START_S = 25.0
+INDEX_LEVEL_S = 5.0  # the bar: level within so many seconds of the last delivery
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = START_S) -> None:
@@ -138,6 +140,14 @@ def pigeonry_json(config: Path, *command: str) -> dict[str, object]:
         sys.exit(f"pigeonry {' '.join(command)}: {done.stderr or done.stdout}")
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
+
+
+def index_lag(ops: int, *, workers: int) -> int:
+    """Events that are in the log and not in the search index yet, over all workers; -1 when one did not say."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{ops}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    lags = [int(float(line.split()[-1])) for line in lines if line.startswith("pigeonry_index_lag_events")]
+    return sum(lags) if len(lags) == workers else -1
 
 
 def started(command: Sequence[str], group: Group, log: Path) -> subprocess.Popen[bytes]:
