@@ -242,6 +242,36 @@ def test_settings_that_are_wrong_are_refused_and_the_old_ones_stay(tmp_path: Pat
         assert node.stop() == 0
 
 
+def test_addresses_come_and_go_at_a_reload_and_one_that_is_taken_changes_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as (node, _), socket.create_server(("127.0.0.1", 0)) as taken:
+        old, new, config = node.smtp, free_port(), node.config.read_text()
+        for port in (taken.getsockname()[1], new):
+            before = node.workers()
+            node.config.write_text(config.replace(f'"127.0.0.1:{old}"', f'"127.0.0.1:{old}", "127.0.0.1:{port}"'))
+            node.signal(signal.SIGHUP)
+            if port != new:
+                until(lambda: node.said("reload_refused"), "the taken address is refused")
+                assert "another program has it" in node.lines("reload_refused")[0]["reason"]
+                assert node.workers() == before
+        until(lambda: node.ready() and not set(node.workers()) & set(before), "successors serve")
+        for port in (old, new):
+            assert greeting(port).startswith(b"220 ")
+        before = node.workers()
+        node.config.write_text(config.replace(str(old), str(new)))
+        node.signal(signal.SIGHUP)
+        until(lambda: node.ready() and not set(node.workers()) & set(before), "successors serve")
+        until(lambda: not any(map(runs, before)), "the old workers ended", 20.0)
+        assert greeting(new).startswith(b"220 ")
+        with pytest.raises(ConnectionRefusedError):
+            greeting(old)
+        assert node.stop() == 0
+
+
+def greeting(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        return client.recv(200)
+
+
 def test_a_renewed_certificate_is_presented_without_a_new_worker(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     make_self_signed(cert, key, names=("node.test",), now=time.time())

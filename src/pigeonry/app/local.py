@@ -25,9 +25,16 @@ ASK_S: Final = 30.0  # what an owner may take for a command
 
 
 def node_data(config: str | None) -> tuple[Settings, str]:
-    """The settings and the absolute data folder."""
+    """The settings and the absolute data folder, which may not be there yet.
+
+    Raises:
+        ConfigInvalid: The configuration cannot be used.
+        FolderUnusable: The folder is another user's.
+    """
     settings = load(config, os.environ)
-    return settings, str(Path(default_data(settings, os.environ)).absolute())
+    data = Path(default_data(settings, os.environ)).absolute()
+    check_owner(data)
+    return settings, str(data)
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +54,6 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
 
     settings, data = node_data(config)
     seal_key = sealing_key_path(settings, os.environ)
-    check_owner(Path(data))
     prepare(data, seal_key)
     disk, lanes, clock = LocalDisk(data), ThreadLanes(), SystemClock()
     identity = SqliteDocuments(f"{data}/{IDENTITY_FILE}", disk=disk, lane=lanes.lane("identity"), clock=clock)

@@ -105,6 +105,7 @@ def test_a_password_file_that_cannot_be_read_is_named(shell: Shell, source: str)
         ("smtp-cred delete x@a.example", exits.NOT_FOUND, "`pigeonry smtp-cred list` shows those there are."),
         ("smtp-cred add x", exits.FAILED, "x is not an address, such as app@mail.example.org."),
         ("queue show", exits.UNREACHABLE, "does `pigeonry serve` run with this configuration?"),
+        ("events count", exits.NOT_FOUND, "data: does `pigeonry serve` run with this configuration?"),
         ("queue drop x", exits.NOT_FOUND, "Message not found"),
         ("serve --config /no/such", exits.CONFIG, "/no/such: cannot be read (No such file or directory)"),
         ("dev --api-key=", exits.CONFIG, "--api-key: a key has 1 to 256 characters that can be typed"),
@@ -117,6 +118,15 @@ def test_an_error_says_what_to_do_next_and_has_its_status(shell: Shell, words: s
     assert (got, out) == (status, "")
     assert err.startswith("pigeonry: ")
     assert sentence in err
+
+
+@pytest.mark.parametrize("words", ["domain list", "queue show", "events count"])
+def test_what_is_another_users_is_not_looked_at(shell: Shell, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.json("domain", "list")
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    status, _, err = shell.run(*words.split())
+    assert status == exits.CONFIG
+    assert "run this as that user" in err
 
 
 def test_the_settings_are_shown_as_they_would_be_used(shell: Shell) -> None:

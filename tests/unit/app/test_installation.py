@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from pigeonry.app import installation
 from pigeonry.app.installation import DIRECTORY_FILE, FolderUnusable, check_owner, prepare
 
 
@@ -21,7 +20,7 @@ def test_a_new_folder_gets_its_seal_key_and_an_old_one_keeps_it(tmp_path: Path) 
 def test_what_belongs_to_another_user_is_left_to_that_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, key = tmp_path / "data", tmp_path / "key"
     prepare(str(data), str(key))
-    monkeypatch.setattr(installation.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
     prepare(str(data), str(key))  # nothing is in it yet
     (data / DIRECTORY_FILE).touch()
     for attempt in (lambda: check_owner(data), lambda: prepare(str(data), str(key))):
