@@ -78,9 +78,12 @@ def bind(listener: Listener, *, slots: int, named: str = "") -> tuple[socket.soc
     bound: list[socket.socket] = []
     port = listener.port
     try:
+        if slots > 1:
+            _bound(listener.host, port, shared=False).close()  # who shares a port is not told that another has it
         for _ in range(slots):
-            made = _listen(listener.host, port, shared=slots > 1)
+            made = _bound(listener.host, port, shared=slots > 1)
             bound.append(made)
+            made.listen(BACKLOG)
             port = made.getsockname()[1]
     except OSError as error:
         for made in bound:
@@ -91,7 +94,7 @@ def bind(listener: Listener, *, slots: int, named: str = "") -> tuple[socket.soc
     return tuple(bound)
 
 
-def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -103,7 +106,6 @@ def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(address)
-        made.listen(BACKLOG)
         made.setblocking(False)
     except OSError:
         made.close()

@@ -28,6 +28,16 @@ def test_an_address_that_is_taken_is_named_and_nothing_stays_open() -> None:
         assert set(Path("/proc/self/fd").iterdir()) == before
 
 
+def test_two_nodes_do_not_share_an_address_by_mistake() -> None:
+    first = bind(Listener("smtp", "127.0.0.1", 0), slots=2)
+    try:
+        with pytest.raises(AddressTaken, match="another program has it"):
+            bind(Listener("smtp", "127.0.0.1", first[0].getsockname()[1]), slots=2)
+    finally:
+        for one in first:
+            one.close()
+
+
 def test_a_name_that_does_not_resolve_is_named() -> None:
     with pytest.raises(AddressTaken, match=r"no-such-host.invalid:25"):
         bind(Listener("smtp", "no-such-host.invalid", 25), slots=1)
