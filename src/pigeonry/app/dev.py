@@ -243,16 +243,17 @@ def _print_table(facts: Mapping[str, str], *, try_it: str) -> None:
     from rich import box as boxes
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
     table = Table(box=boxes.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for label, value in _shown(facts):
-        table.add_row(label, value)
+        table.add_row(label, Text(value))
     console.print("[bold]pigeonry[/] is ready. Nothing leaves this machine.")
     console.print(table)
-    console.print(try_it, markup=False, style="cyan")
+    console.print(Text(try_it, style="cyan"), soft_wrap=True)  # to be copied
     console.print("\n[dim]Ctrl-C stops it; the same --data goes on.[/]")
 
 

@@ -51,6 +51,7 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, non
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     if not texts and none:
@@ -60,7 +61,7 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, non
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for text in texts:
-        table.add_row(*text)
+        table.add_row(*map(Text, text))
     console.print(table)
 
 
