@@ -254,7 +254,7 @@ def _print_table(facts: Mapping[str, str], *, try_it: str) -> None:
     console.print("[bold]pigeonry[/] is ready. Nothing leaves this machine.")
     console.print(table)
     console.print(Text(try_it, style="cyan"), soft_wrap=True)  # to be copied
-    console.print("\n[dim]Ctrl-C stops it; the same --data goes on.[/]")
+    console.print("\n[dim]Ctrl-C stops it; the next start goes on where it was.[/]")
 
 
 def _shown(facts: Mapping[str, str]) -> Sequence[tuple[str, str]]:
