@@ -26,6 +26,12 @@ def fill(path: Path) -> None:
                     file.write(b"x" * octets)
 
 
+def ended(node: Serving) -> bool:
+    """Whether every accepted recipient has its final event."""
+    counts = node.command("events", "count")
+    return bool(counts["accepted"] == counts["delivered"] + counts["failed_permanent"])
+
+
 @contextlib.contextmanager
 def loads(node: Serving) -> Iterator[list[Load]]:
     """Four at once."""
@@ -93,6 +99,7 @@ def test_a_full_disk_refuses_pauses_and_resumes_and_nothing_is_lost(tmp_path: Pa
         assert killed or node.workers() == pids, node.log()
         assert node.post("sender.test", key, "yes@dest.test") == 200
         until(lambda: receiver.by_recipient["yes@dest.test"] == 1, "the API takes mail again")
+        until(lambda: ended(node), "what was in doubt has its end as well", 60.0)
         assert node.stop() == 0
         books = audit(tmp_path / "data")
     assert (books.gaps, books.disagreeing) == (0, 0)
