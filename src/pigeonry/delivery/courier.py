@@ -27,6 +27,7 @@ from pigeonry.delivery.lane import Lane
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opened, Opener, TlsDemand
 from pigeonry.delivery.preparing import Prepared, Preparing
+from pigeonry.delivery.turnstile import Turnstile
 from pigeonry.domain.errors import Fault, NotFound
 from pigeonry.domain.message import BodyKind, DotSent, Message, MessageKey, Pending, Settle
 from pigeonry.domain.outcome import Attempt, Deferred, InDoubt, Outcome, Refused
@@ -91,6 +92,7 @@ class Parts(msgspec.Struct, frozen=True):
         pop: The next recipient for a lane, None when none waits.
         settlement: What to write for an outcome, and when it came (seconds since the Unix epoch).
         ending: Whether no more work is to be taken.
+        turnstile: Who may begin in this turn of the loop.
         log: For what should not happen.
     """
 
@@ -105,6 +107,7 @@ class Parts(msgspec.Struct, frozen=True):
     settlement: Callable[[Pending, Message, Outcome, float], Settle]
     ending: Callable[[], bool]
     failed: Callable[[Lane, Deferred], None]
+    turnstile: Turnstile
     log: Logger
     source: str = ""
 
@@ -188,6 +191,8 @@ class Courier:
 
     async def _attempt(self, pending: Pending) -> None:
         parts = self._parts
+        if self._opened is None or self._opened.connection.begun is None:
+            await parts.turnstile.pass_through()
         started = parts.clock.monotonic()
         try:
             message, stored = await parts.content.get(pending.message)
@@ -356,6 +361,7 @@ class Courier:
             or self._unsettled + 1 >= parts.limits.unsettled_per_connection  # nobody waits with an envelope out
             or parts.settling.paused
             or parts.ending()
+            or not parts.turnstile.free()
         ):
             return None
         self._coming = pending = parts.pop(self._lane)

@@ -22,6 +22,7 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.preparing import Preparing, Render
 from pigeonry.delivery.routing import NoRoute, Router
+from pigeonry.delivery.turnstile import Turnstile
 from pigeonry.domain.errors import Fault
 from pigeonry.domain.message import Message, Pending, Settle
 from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused
@@ -90,6 +91,7 @@ class Dispatcher:
             settlement=settlement,
             ending=lambda: self._ending,
             failed=self._failed,
+            turnstile=Turnstile(clock, self._limits.beginning_s),
             log=log,
             source=source,
         )

@@ -23,6 +23,8 @@ class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
         rest_s: Seconds that a path rests after a failed opening, doubled for each further one.
         rest_s_max: Seconds; the longest rest, after which the path is probed again.
         swept_at_once: Recipients of a failing path whose deferral is being settled at once.
+        beginning_s: Seconds of one turn of the loop in which deliveries may begin: one or two where they are signed
+            with RSA-2048, dozens where they are not.
         commit_s: Seconds that the store has for ``dot-sent``: the receiver waits meanwhile.
         settle_s: Seconds that the store has for the first try to settle.
         retry_content_s: Seconds after which a recipient whose content could not be read is dispatched again.
@@ -38,6 +40,7 @@ class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
     rest_s: float = 1.0
     rest_s_max: float = 60.0
     swept_at_once: int = 100
+    beginning_s: float = 0.001
     commit_s: float = 10.0
     settle_s: float = 10.0
     retry_content_s: float = 10.0
