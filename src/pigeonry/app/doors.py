@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pigeonry.app.asgi import HttpServer
 from pigeonry.app.sockets import BACKLOG
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from pigeonry.app.settings import Settings
 
 __all__ = ["Doors", "SmtpSide"]
+
+
+HANDSHAKE_S: Final = (
+    15.0  # seconds for TLS on a port that begins with it, as for STARTTLS: a silent peer holds a socket
+)
 
 
 class SmtpSide(Protocol):
@@ -104,5 +109,8 @@ class Doors:
         loop = asyncio.get_running_loop()
         for door, context in (("smtp", None), ("smtps", self._context)):
             factory = self._smtp.protocol_factory(tls=context is not None)
+            timely: dict[str, Any] = {"ssl_handshake_timeout": HANDSHAKE_S} if context is not None else {}
             for listening in by_door.get(door, ()):
-                self._mail.append(await loop.create_server(factory, sock=listening, backlog=BACKLOG, ssl=context))
+                self._mail.append(
+                    await loop.create_server(factory, sock=listening, backlog=BACKLOG, ssl=context, **timely)
+                )

@@ -152,6 +152,7 @@ class Wiring:
         self._context = server_context(settings.tls.cert, settings.tls.key) if settings.tls.cert else None
         self._seal = load_seal(Path(sealing_key))
         self._dev = dev
+        self._workers = workers
         self._build_stores(data, slot=slot, workers=workers)
         self._build_senders()
 
@@ -163,10 +164,10 @@ class Wiring:
             Fault: Identity or Directory cannot be opened.
         """
         wiring = cls(settings, **choices)
-        wiring._build_queue(await event_ids(wiring._directory, wiring._ids))
+        wiring._build_queue(await event_ids(wiring._directory, wiring._ids, wiring._seal))
         wiring._build_delivery()
         wiring._build_doors(
-            EventSearch(wiring._index, wiring._clock, await page_secret(wiring._directory, wiring._ids))
+            EventSearch(wiring._index, wiring._clock, await page_secret(wiring._directory, wiring._ids, wiring._seal))
         )
         return wiring
 
@@ -331,7 +332,7 @@ class Wiring:
             dice=dice,
             log=self._log,
             limits=DeliveryLimits(
-                connections_per_path=delivery.connections_per_site_max,
+                connections_per_path=max(1, delivery.connections_per_site_max // self._workers),
                 connections_max=delivery.connections_max,
                 messages_per_connection=delivery.messages_per_connection_max,
             ),

@@ -97,16 +97,16 @@ class SmtpSender(_Sender):
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _reply(reader)
-        writer.write(b"EHLO sender.test\r\n")
+        _write(writer, b"EHLO sender.test\r\n")
         await _reply(reader)
 
     async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> bool:
-        writer.write(f"MAIL FROM:<{self._reverse_path}>\r\nRCPT TO:<{path}>\r\nDATA\r\n".encode())
+        _write(writer, f"MAIL FROM:<{self._reverse_path}>\r\nRCPT TO:<{path}>\r\nDATA\r\n".encode())
         codes = [await _reply(reader) for _ in range(3)]
         if codes != [250, 250, 354]:
             return False
         head = f"From: <{self._reverse_path}>\r\nTo: <{path}>\r\nSubject: drill {path}\r\nX-Mailgun-Dkim: no\r\n\r\n"
-        writer.write(head.encode() + self._body + b".\r\n")
+        _write(writer, head.encode() + self._body + b".\r\n")
         return await _reply(reader) == 250
 
 
@@ -140,7 +140,7 @@ class HttpSender(_Sender):
             f"POST /v3/{self._domain}/messages HTTP/1.1\r\nHost: drill\r\nAuthorization: Basic {self._auth}\r\n"
             f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        writer.write(head.encode() + body)
+        _write(writer, head.encode() + body)
         status = int((await reader.readuntil(b"\r\n")).split(b" ", 2)[1])
         length = 0
         while (line := await reader.readuntil(b"\r\n")) != b"\r\n":
@@ -149,6 +149,13 @@ class HttpSender(_Sender):
                 length = int(value)
         await reader.readexactly(length)
         return status == 200
+
+
+def _write(writer: asyncio.StreamWriter, octets: bytes) -> None:
+    """Write to a connection that may have ended: the loop's own transports answer that with a bug of the caller's."""
+    if writer.is_closing():
+        raise ConnectionResetError("the connection ended")
+    writer.write(octets)
 
 
 async def _reply(reader: asyncio.StreamReader) -> int:

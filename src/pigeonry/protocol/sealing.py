@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pigeonry.domain.errors import Fault
 
-__all__ = ["SEAL_KEY_OCTETS", "DamagedSeal", "Seal", "WrongSealKey"]
+__all__ = ["NONCE_OCTETS", "SEAL_KEY_OCTETS", "DamagedSeal", "Seal", "WrongSealKey"]
 
 SEAL_KEY_OCTETS: Final = 32  # AES-256
 NONCE_OCTETS: Final = 12  # NIST SP 800-38D section 5.2.1.1
