@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from pigeonry.domain.errors import StoreBusy, StoreInDoubt
-from pigeonry.domain.message import DotSent, Note, RecipientState, Settle, Void
-from pigeonry.ports.queue_store import DueMark
+from pigeonry.domain.errors import BadRequest, StoreBusy, StoreInDoubt
+from pigeonry.domain.message import DotSent, Note, RecipientState, Settle, Transition, Void
+from pigeonry.ports.queue_store import DueMark, Later
 from support.queue_stores import IN_DOUBT_DELAY_S, START, Node, Store, accept, due, log, soon, turns
 
 KILLABLE = pytest.mark.parametrize("node", ["memory", "sqlite-one-connection"], indirect=True)
@@ -120,6 +120,24 @@ async def test_transitions_that_are_handed_over_in_order_take_effect_in_order(no
     await asyncio.gather(*[store.commit(each, deadline=soon(node)) for each in handed])
     assert (await log(store))[2:] == [b"1", b"2", b"3"]
     assert [(p.address, p.due) for p in await due(store)] == [("b@y.test", 5.0)]
+
+
+async def test_who_is_told_that_it_cannot_be_made_may_commit_at_once(node: Node, store: Store) -> None:
+    refused: list[Exception | None] = []
+
+    def make() -> Transition:
+        raise BadRequest("It cannot be made.")
+
+    def told(error: Exception | None) -> None:
+        refused.append(error)
+        store.commit(Note(b"1"), deadline=soon(node))
+
+    store.commit(Later(make), deadline=soon(node)).then(told)
+    async with asyncio.timeout(10.0):  # a writer that ended would tell nobody anything
+        await store.commit(Note(b"0"), deadline=soon(node))
+        await store.commit(Note(b"2"), deadline=soon(node))
+    assert [type(error) for error in refused] == [BadRequest]
+    assert sorted(await log(store)) == [b"0", b"1", b"2"]
 
 
 async def test_everything_acknowledged_is_there_after_a_restart_and_ids_are_not_reused(node: Node) -> None:

@@ -80,7 +80,7 @@ class QueueStore(Protocol):
     """The shards that this worker owns.
 
     Group commit: transitions that are handed over while a commit runs go together into the next one, so that a
-    group costs one sync. A transition is durable (fsync or quorum) when ``commit`` returns, and not before.
+    group costs one sync. A transition is durable (fsync or quorum) once its ``Commit`` ended without an error.
     Transitions of one worker become durable in the order in which ``commit`` was called.
 
     tests/conformance/test_queue_store.py holds every store to this text.

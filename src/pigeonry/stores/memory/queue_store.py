@@ -365,8 +365,8 @@ class MemoryStore:
 
     async def _write_group(self) -> None:
         """All that waits, as one group."""
-        group = self._flying = [item for item in self._waiting if item.make()]
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, deque()  # who is told that his cannot be made may commit meanwhile
+        group = self._flying = [item for item in waiting if item.make()]
         try:
             await self._sync()
         except OSError:
