@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pigeonry.domain.message import DotSent
+from pigeonry.domain.message import DotSent, Note
 from pigeonry.net.disk import LocalDisk
 from pigeonry.net.lanes import ThreadLanes
 from pigeonry.ports.queue_store import RecoveryReport
@@ -49,6 +49,18 @@ async def test_last_words_void_a_message_before_anything_is_served(node: SqliteM
     assert await due(after) == []
     assert await after.message(work.message.key) is None
     await after.close()
+
+
+async def test_what_waits_is_written_at_the_end_also_when_nobody_writes_any_more(tmp_path: Path) -> None:
+    store = successor(tmp_path)
+    await store.open()
+    writing = asyncio.ensure_future(store.run())
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.wait([writing])
+    handed = store.commit(Note(b'{"event":"x"}'), deadline=ForwardClock().monotonic() + 60.0)
+    await asyncio.wait_for(store.close(), 10.0)
+    await handed
 
 
 class _Shelf(LocalDisk):

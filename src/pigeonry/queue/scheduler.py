@@ -223,7 +223,8 @@ class Scheduler:
         Args:
             make: Makes what is to be written; called once, when that is.
             deadline: Monotonic time for the first try.
-            then: Called when it is durable, however long that takes. Does not raise.
+            then: Called when it is durable, however long that takes, or when a bug of ours kept it from being made.
+                Does not raise.
         """
         made: list[Settle] = []
 
@@ -236,9 +237,16 @@ class Scheduler:
                 self._settled(made[0])
                 then()
             elif not isinstance(error, Fault):
-                raise error  # a bug of ours, for the loop to report
+                # A bug of ours: the loop reports it, and the recipient stays claimed until a worker starts anew.
+                then()
+                raise error
             elif not self._ended:  # Else it waits in the store as before, for whoever comes next.
-                insisting = asyncio.ensure_future(self._insist(made[0] if made else make(), then))
+                try:
+                    settle = made[0] if made else once()
+                except Exception:
+                    then()
+                    raise
+                insisting = asyncio.ensure_future(self._insist(settle, then))
                 self._insisting[insisting] = None
                 insisting.add_done_callback(self._insisting.pop)
 

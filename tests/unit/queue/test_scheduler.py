@@ -374,3 +374,20 @@ def test_what_is_not_in_memory_cannot_be_postponed(play) -> None:
         assert len(rig.dispatched) == 1
 
     play(story)
+
+
+def test_an_outcome_that_a_bug_keeps_from_being_made_holds_nobody_up(play) -> None:
+    async def story(rig) -> None:
+        reported = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context["exception"]))
+        ended = asyncio.Event()
+
+        def make() -> Settle:
+            raise ValueError("a bug")
+
+        rig.scheduler.settle(make, deadline=rig.deadline(), then=ended.set)
+        await asyncio.wait_for(ended.wait(), 5.0)
+        await rig.clock.sleep(1)
+        assert [type(error) for error in reported] == [ValueError]
+
+    play(story)

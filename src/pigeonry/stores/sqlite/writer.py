@@ -154,12 +154,15 @@ class GroupWriter:
             self._wake.clear()
 
     async def close(self) -> None:
-        """Write what waits, then refuse."""
+        """Write what waits, whoever wrote before, then refuse. A void that finds no room is left to the last words."""
         self._closed = True
-        while (self._waiting or self._flying) and not self.broken.is_set():
-            await self._clock.sleep(_GRAIN_S)
-        self._refuse(self._waiting)
-        self._waiting.clear()
+        held_up = False
+        while self._waiting and not held_up and not self.broken.is_set():
+            async with self.turn:
+                held_up = await self._write_group()
+        async with self.turn:  # a group that somebody else writes has landed
+            self._refuse(self._waiting)
+            self._waiting.clear()
 
     def _refusal(self, item: Handed) -> StoreBusy | None:
         now = self._clock.monotonic()
