@@ -172,12 +172,7 @@ class DeliverySettings(_Section, frozen=True):
     ] = ()
     connections_per_site_max: Annotated[
         int,
-        Meta(
-            ge=1,
-            le=1000,
-            description="Most connections to one site (all domains with the same MX), shared out among the workers, "
-            "each of which may have one.",
-        ),
+        Meta(ge=1, le=1000, description="Most connections of one worker to one site (all domains with the same MX)."),
     ] = 20
     connections_max: Annotated[
         int, Meta(ge=1, le=10_000, description="Most outgoing connections of one worker over all sites.")

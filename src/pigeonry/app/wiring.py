@@ -152,7 +152,6 @@ class Wiring:
         self._context = server_context(settings.tls.cert, settings.tls.key) if settings.tls.cert else None
         self._seal = load_seal(Path(sealing_key))
         self._dev = dev
-        self._workers = workers
         self._build_stores(data, slot=slot, workers=workers)
         self._build_senders()
 
@@ -332,7 +331,7 @@ class Wiring:
             dice=dice,
             log=self._log,
             limits=DeliveryLimits(
-                connections_per_path=max(1, delivery.connections_per_site_max // self._workers),
+                connections_per_path=delivery.connections_per_site_max,
                 connections_max=delivery.connections_max,
                 messages_per_connection=delivery.messages_per_connection_max,
             ),
