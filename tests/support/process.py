@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,21 @@ def _miss(what: str) -> None:
     pytest.skip(sentence)
 
 
+_PORTS = range(20_000, 32_000)  # below the ephemeral ports of Linux: no outgoing connection takes one meanwhile
+_ports = itertools.cycle((*_PORTS[os.getpid() * 97 % len(_PORTS) :], *_PORTS[: os.getpid() * 97 % len(_PORTS)]))
+
+
 def free_port(address: str = "127.0.0.1", kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port that nobody listens on now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on now, each time another one.
+
+    Of the ports that the system gives to outgoing connections none will do: what is free now may be one's end a
+    moment later, and then the program that was to listen there cannot.
+    """
+    for port in _ports:
+        with socket.socket(socket.AF_INET, kind) as probe, suppress(OSError):
+            probe.bind((address, port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def until(condition: object, what: str, seconds: float = START_S) -> None:

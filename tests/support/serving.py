@@ -115,8 +115,9 @@ class Serving:
 
     def start(self, env: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "pigeonry", "serve", "--config", str(self.config)]
-        self.daemon = Daemon(command, self.folder / "node.log", env)
-        until(self.ready, f"the node is ready\n{self.daemon.tail()}", 60.0)
+        daemon = self.daemon = Daemon(command, self.folder / "node.log", env)
+        until(lambda: self.ready() or daemon.process.poll() is not None, "the node is ready", 60.0)
+        assert daemon.process.poll() is None, daemon.tail()
 
     def signal(self, number: signal.Signals) -> None:
         assert self.daemon is not None

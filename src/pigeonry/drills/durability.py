@@ -79,7 +79,7 @@ class _Stalled(Exception):
 async def durability(plan: Plan, folder: Path, *, clock: Clock, dice: Dice, report: Report) -> None:
     """Run the drill in an empty folder and put its figures into the report."""
     receiver = Receiver(dice, plan.misbehaviour)
-    receiver_port, smtp, http = await receiver.start("127.0.0.1"), free_port(), free_port()
+    receiver_port, smtp, http = await receiver.start("127.0.0.1"), free_port(dice), free_port(dice)
     config = folder / "pigeonry.toml"
     config.write_text(
         CONFIG.format(

@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from pigeonry.ports.environment import Clock
+from pigeonry.ports.environment import Clock, Dice
 
 __all__ = ["Node", "NodeDown", "free_port"]
 
 READY_S: Final = 30.0  # a node that is not ready by then has failed the drill
 PROBE_S: Final = 0.02  # seconds between two questions whether it is ready
+PORTS: Final = range(20_000, 32_000)  # below the ephemeral ports of Linux
 STOP_S: Final = 60.0  # seconds; twice what a drain may take by default
 
 
@@ -25,12 +26,13 @@ class NodeDown(Exception):
     """The node did not come up, or parts of it outlived it; the text is a sentence for the report."""
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(dice: Dice) -> int:
+    """A loopback port that nobody listens on now, and that no outgoing connection takes while the node is down."""
+    while True:
+        port = PORTS[int(dice.random() * len(PORTS))]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Node:
