@@ -26,6 +26,7 @@ async def test_what_was_accepted_is_due_readable_and_in_the_log(node: Node, stor
     assert {(p.message, p.day, p.tenant, p.in_doubt) for p in waiting} == {
         (work.message.key, work.message.key.day, "acct", False)
     }
+    assert {(p.domain, p.pool, p.expires_at) for p in waiting} == {("x.test", "dedicated", 1e12)}
     assert await store.message(work.message.key) == work.message
     assert await store.body(work.message.key) == b"Subject: x\r\n\r\nhello"
     views = await store.recipients(work.message.key)

@@ -176,7 +176,17 @@ class MemoryStore:
         assert found is not None
         return [
             RecipientView(
-                Pending(key, key.serial + n, 0, recipient.address, 0.0, found.account),
+                Pending(
+                    key,
+                    key.serial + n,
+                    0,
+                    recipient.address,
+                    0.0,
+                    found.account,
+                    found.domain,
+                    found.options.pool,
+                    1e12,
+                ),
                 RecipientState.PENDING,
                 recipient.variables,
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
 from pigeonry.domain.event import EventMessage, MessageHeaders
-from pigeonry.domain.message import Accept, BodyRef, IdempotencyRecord, Message, NewRecipient, Pending
+from pigeonry.domain.message import Accept, BodyRef, IdempotencyRecord, Message, NewRecipient, Options, Pending
 from pigeonry.net.disk import LocalDisk
 from pigeonry.net.environment import SystemClock
 from pigeonry.net.lanes import ThreadLanes
@@ -242,7 +242,7 @@ def accept(
     summary = EventMessage(headers=MessageHeaders(message_id="m@x"), size=4)
     record = IdempotencyRecord(scope, b"f" * 32, b"{}", node.clock.now() + 60.0) if scope else None
     return Accept(
-        Message(key, "acct", "x.test", "a@x.test", summary, 1.0, 1e12),
+        Message(key, "acct", "x.test", "a@x.test", summary, 1.0, 1e12, options=Options(pool="dedicated")),
         body,
         tuple(NewRecipient(address, due, b'{"n":1}', "FAILURE", "rfc822;o@x.test") for address in addresses),
         tuple(f'{{"accepted":"{address}"}}'.encode() for address in addresses),

@@ -195,7 +195,7 @@ class _Reading:
     def __init__(self, now: float) -> None:
         self.now = now
         self.tags: dict[str, str] = {}
-        self.flags: dict[str, bool] = {}
+        self.flags: dict[str, Any] = {}
         self.deliver_at = 0.0
         self.variables: dict[str, Any] = {}
         self.headers: list[tuple[str, str]] = []

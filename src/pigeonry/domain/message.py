@@ -121,12 +121,14 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         require_tls: Whether plain text is no alternative.
         skip_verification: Whether any certificate will do.
         testmode: Accept and report as delivered (650), send nothing.
+        pool: Id of the egress pool to send from; empty for the domain's.
     """
 
     dkim: bool | None = None
     require_tls: bool | None = None
     skip_verification: bool | None = None
     testmode: bool = False
+    pool: str = ""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -215,6 +217,9 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
         first_attempt_at: Seconds since the Unix epoch, 0.0 before the first.
         in_doubt: An attempt's final dot may have left and its outcome is not known.
         tenant: The account, by which ready queues share out connections.
+        domain: The sending domain, whose egress pool it leaves by.
+        pool: The egress pool that its message names; empty when it names none.
+        expires_at: As its message has it.
     """
 
     message: MessageKey
@@ -223,6 +228,9 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
     address: str
     due: float
     tenant: str
+    domain: str
+    pool: str
+    expires_at: float
     attempts: int = 0
     first_attempt_at: float = 0.0
     in_doubt: bool = False

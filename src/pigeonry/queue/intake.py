@@ -274,9 +274,11 @@ class Intake:
     def _hand_over(self, accept: Accept) -> None:
         message = accept.message
         key = message.key
-        account = message.account
+        account, domain, pool, expires_at = message.account, message.domain, message.options.pool, message.expires_at
         pendings = [
-            Pending(key, key.serial + index, key.day, recipient.address, recipient.due, account)
+            Pending(
+                key, key.serial + index, key.day, recipient.address, recipient.due, account, domain, pool, expires_at
+            )
             for index, recipient in enumerate(accept.recipients)
         ]
         body = accept.body

@@ -330,7 +330,10 @@ class Stage:
             ),
             body,
         )
-        return Pending(key, self.count, 1, address, 0.0, "acct")
+        message = self.messages[self.count][0]
+        return Pending(
+            key, self.count, 1, address, 0.0, "acct", message.domain, message.options.pool, message.expires_at
+        )
 
     # delivery
 

@@ -11,7 +11,7 @@ OTHER = EgressPath("", "other")
 
 
 def pending(serial: int, tenant: str = "a") -> Pending:
-    return Pending(MessageKey(1, 1, serial), serial, 1, f"r{serial}@x.test", 0.0, tenant)
+    return Pending(MessageKey(1, 1, serial), serial, 1, f"r{serial}@x.test", 0.0, tenant, "d.test", "", 1e12)
 
 
 def drain(ready: ReadyQueues, path: EgressPath = PATH) -> list[int]:

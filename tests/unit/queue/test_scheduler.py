@@ -329,7 +329,7 @@ def test_nothing_is_dispatched_before_it_runs_and_dispatch_must_be_wired() -> No
     try:
         scheduler = Scheduler(None, VirtualClock(loop), SeededDice("x"), SchedulerLimits())  # type: ignore[arg-type]
         key = MessageKey(1, 2, 3)
-        pending = Pending(key, 3, 2, "a@x.test", 0.0, "acct")
+        pending = Pending(key, 3, 2, "a@x.test", 0.0, "acct", "d.test", "", 1e12)
         assert scheduler.offer([pending]) == 1  # waits in memory
         with pytest.raises(AssertionError):
             scheduler.dispatch(pending)

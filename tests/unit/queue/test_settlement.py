@@ -30,7 +30,7 @@ MESSAGE = Message(
     tags=("t",),
     user_variables=msgspec.Raw(b'{"a":"1"}'),
 )
-PENDING = Pending(KEY, 101, 20_000, "R@x.test", 1000.0, "acct")
+PENDING = Pending(KEY, 101, 20_000, "R@x.test", 1000.0, "acct", "d.test", "", 100_000.0)
 
 
 class Zero:

@@ -234,7 +234,17 @@ class MemoryShard:
         if isinstance(body, bytes):
             self.octets += len(body)
         for serial, new in enumerate(accept.recipients, key.serial):
-            pending = Pending(key, serial, key.day, new.address, new.due, message.account)
+            pending = Pending(
+                key,
+                serial,
+                key.day,
+                new.address,
+                new.due,
+                message.account,
+                message.domain,
+                message.options.pool,
+                message.expires_at,
+            )
             self._views[serial] = RecipientView(
                 pending, RecipientState.PENDING, new.variables, new.notify, new.original
             )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Questions"]
 
+_Shared = tuple[str, str, str, float]  # what a message's recipients have in common: tenant, domain, pool, expires_at
 _SERIAL_END: Final = 2**63 - 1  # over every serial: SQLite's largest integer
 
 
@@ -85,23 +86,26 @@ class Questions:
         found = self.find(key)
         if found is None:
             return []
-        day, message = found
+        day, row = found
+        message = rows.decode_message(row.meta)
+        shared = row.tenant, message.domain, message.options.pool, message.expires_at
         return [
-            self._view(key, message.tenant, day, row)
-            for row in self._recipient_rows(key.shard, day, key.serial, message.recipients)
+            self._view(key, shared, day, each)
+            for each in self._recipient_rows(key.shard, day, key.serial, row.recipients)
         ]
 
     def recipient(self, pending: Pending) -> RecipientView | None:
         """One recipient."""
         for row in self._recipient_rows(pending.message.shard, pending.day, pending.serial, 1):
-            return self._view(pending.message, pending.tenant, pending.day, row)
+            shared = pending.tenant, pending.domain, pending.pool, pending.expires_at
+            return self._view(pending.message, shared, pending.day, row)
         return None
 
     def _recipient_rows(self, shard: int, day: int, serial: int, count: int) -> Sequence[rows.RecipientRow]:
         connection = self._readers.day(shard, day)
         return () if connection is None else rows.recipient_rows(connection, serial=serial, count=count)
 
-    def _view(self, key: MessageKey, tenant: str, day: int, row: rows.RecipientRow) -> RecipientView:
+    def _view(self, key: MessageKey, shared: _Shared, day: int, row: rows.RecipientRow) -> RecipientView:
         while row.state == RecipientState.CARRIED and row.carried_to > day:
             newer = self._recipient_rows(key.shard, row.carried_to, row.serial, 1)
             if not newer:
@@ -113,7 +117,7 @@ class Questions:
             day,
             row.address,
             row.due,
-            tenant,
+            *shared,
             row.attempts,
             row.first_attempt_at,
             row.in_doubt != 0,

@@ -7,6 +7,7 @@ over in one step, decoded here by msgspec.
 
 from __future__ import annotations
 
+from sys import intern
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -31,10 +32,12 @@ __all__ = [
     "recipient_rows",
 ]
 
-_DueRow = tuple[int, int, int, str, float, str, int, float, int]
+_OfMessage = tuple[str, str | None, float]
+_DueRow = tuple[int, int, int, str, float, str, _OfMessage, int, float, int]
 _DUE: Final = """
 SELECT json_group_array(json_array(
-    r.serial, m.serial, m.day, r.address, r.due, m.tenant, r.attempts, r.first_attempt_at, r.in_doubt))
+    r.serial, m.serial, m.day, r.address, r.due, m.tenant,
+    json_extract(m.meta, '$.domain', '$.options.pool', '$.expires_at'), r.attempts, r.first_attempt_at, r.in_doubt))
 FROM (SELECT * FROM recipient INDEXED BY pending WHERE state = 0 AND (due, serial) > (?1, ?2) AND due <= ?3
       ORDER BY due, serial LIMIT ?4) AS r
 CROSS JOIN message AS m ON m.serial = r.message
@@ -112,8 +115,25 @@ def due_page(
     """Recipients that wait, by (due, serial), after that place. May block."""
     row = connection.execute(_DUE, (*after, until, limit)).get
     page = [
-        Pending(MessageKey(shard, key_day, message), serial, day, address, due, tenant, attempts, first, in_doubt != 0)
-        for serial, message, key_day, address, due, tenant, attempts, first, in_doubt in _due_decoder.decode(row)
+        Pending(
+            MessageKey(shard, key_day, message),
+            serial,
+            day,
+            address,
+            due,
+            intern(tenant),  # thousands of recipients share what is the same for their message
+            intern(domain),
+            pool or "",
+            expires_at,
+            attempts,
+            first,
+            in_doubt != 0,
+        )
+        for serial, message, key_day, address, due, tenant, (
+            domain,
+            pool,
+            expires_at,
+        ), attempts, first, in_doubt in _due_decoder.decode(row)
     ]
     page.sort(key=_place)
     return page
