@@ -1,4 +1,7 @@
-"""What a command of the shell reaches on its own node: the documents in their files, the workers by their sockets."""
+"""What a command of the shell reaches on its own node: the documents in their files, the workers by their sockets.
+
+A worker passes on what another is to do, on this node or elsewhere, so the shell needs no certificate and no store.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from pigeonry.app.commanding import Forwarded, ask_beside
 from pigeonry.app.config import default_data, load, own_hostname, sealing_key_path, worker_count
 from pigeonry.app.installation import DIRECTORY_FILE, IDENTITY_FILE, check_owner, prepare
-from pigeonry.app.sockets import command_address
 from pigeonry.domain.errors import OwnerUnreachable
-from pigeonry.doors.commands.client import call
+from pigeonry.doors.commands.client import NobodyListens
+from pigeonry.doors.commands.owners import Told
+from pigeonry.doors.commands.wire import Command
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from pigeonry.app.accounts import Accounts
     from pigeonry.app.settings import Settings
@@ -75,30 +82,31 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
 
 
 async def ask_owner(config: str | None, name: str, *, shard: int, argument: Any) -> Any:
-    """Send a command to the worker that owns a shard.
+    """Have the worker that owns a shard do something, on whichever node it is.
 
     Raises:
         OwnerUnreachable: It does not answer.
     """
-    settings, data = node_data(config)
-    return await _ask(data, shard % worker_count(settings), name, argument)
+    return await _pass_on(config, "forward", Forwarded(name, argument, shard))
 
 
-async def ask_every_worker(config: str | None, name: str, argument: Any) -> list[Any]:
-    """Send a command to each worker of the node; their answers.
+async def ask_every_worker(config: str | None, name: str, argument: Any) -> Sequence[Told]:
+    """Have each worker of the installation do something, on all its nodes; what each answered.
 
     Raises:
-        OwnerUnreachable: One of them does not answer.
+        OwnerUnreachable: No worker of this node answers.
     """
+    return msgspec.convert(await _pass_on(config, "forward.all", Forwarded(name, argument)), type=list[Told])
+
+
+async def _pass_on(config: str | None, way: str, it: Forwarded) -> Any:
+    """Ask the first worker of this node that listens, the owner in the embedded case, to pass a command on."""
     settings, data = node_data(config)
-    return [await _ask(data, slot, name, argument) for slot in range(worker_count(settings))]
-
-
-async def _ask(data: str, slot: int, name: str, argument: Any) -> Any:
-    try:
-        with command_address(data, slot) as address:
-            return await call(address, name, argument, timeout_s=ASK_S)
-    except (FileNotFoundError, NotADirectoryError, OwnerUnreachable):
-        raise OwnerUnreachable(
-            f"Worker {slot} of the node in {data} does not answer: does `pigeonry serve` run with this configuration?"
-        ) from None
+    beside, workers = ask_beside(data), worker_count(settings)
+    for turn in range(workers):
+        command = Command(way, msgspec.to_builtins(it), slot=(max(0, it.shard) + turn) % workers, within_s=ASK_S)
+        with contextlib.suppress(NobodyListens):
+            return await beside(command)
+    raise OwnerUnreachable(
+        f"No worker of the node in {data} answers: does `pigeonry serve` run with this configuration?"
+    )

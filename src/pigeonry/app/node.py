@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from pigeonry.doors.commands.answering import by_name
 from pigeonry.doors.commands.server import CommandDoor
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from pigeonry.app.doors import Doors
     from pigeonry.delivery.dispatcher import Dispatcher
-    from pigeonry.doors.commands.server import Handler
+    from pigeonry.doors.commands.answering import Handler
     from pigeonry.ports.environment import Clock
     from pigeonry.stores.sqlite.queue_store import SqliteStore
     from pigeonry.telemetry.log import Logger
@@ -99,7 +100,7 @@ class Node:
             beside.append(group.create_task(self._measure_lateness()))
             if command is not None:
                 handlers = {"metrics": self._metrics, **parts.commands}
-                beside.append(group.create_task(CommandDoor(handlers).run(command)))
+                beside.append(group.create_task(CommandDoor(by_name(handlers)).run(command)))
             await parts.doors.run(sockets, opened=self.opened.set)
             try:
                 async with asyncio.timeout(self._drain_s):

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pigeonry.domain.errors import BadRequest, NotFound
+from pigeonry.domain.errors import BadRequest, NotFound, NotOwner
 from pigeonry.domain.message import MessageKey
 from pigeonry.ports.queue_store import DueMark
 
 if TYPE_CHECKING:
-    from pigeonry.doors.commands.server import Handler
+    from pigeonry.doors.commands.answering import Handler
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.queue_store import QueueStore
     from pigeonry.queue.commands import CommandAnswer, Commands
 
-__all__ = ["Asked", "Shown", "command_handlers"]
+__all__ = ["QUEUE_COMMANDS", "Asked", "Shown", "command_handlers"]
+
+QUEUE_COMMANDS: Final = ("queue.show", "queue.cancel", "queue.drop", "queue.retry")
 
 SETTLE_S: Final = 10.0  # for the commits of one command
 LIMIT_MAX: Final = 1_000  # recipients of one page
+MOVED_S: Final = 1.0  # seconds after which it is known whose it is
 FOREVER: Final = 4e10  # later than any time that mail is scheduled for
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A command's argument: a message by its key, or how many recipients to show."""
+    """A command's argument: a message by its key, or how many recipients to show.
+
+    Args:
+        account: On whose behalf a door asks: a message of another account does not exist for him. None: the operator.
+    """
 
     key: str = ""
     limit: int = 100
+    account: str | None = None
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -42,8 +50,15 @@ class Shown(msgspec.Struct, frozen=True):
     account: str
 
 
-def command_handlers(commands: Commands, store: QueueStore, clock: Clock) -> Mapping[str, Handler]:
-    """Handlers for ``doors.commands``: ``queue.show``, ``queue.cancel``, ``queue.drop``, ``queue.retry``."""
+def command_handlers(
+    commands: Commands, store: QueueStore, clock: Clock, *, responsible: Callable[[int], Awaitable[bool]]
+) -> Mapping[str, Handler]:
+    """Handlers for ``doors.commands``, by the names of ``QUEUE_COMMANDS``.
+
+    Args:
+        responsible: Whether a shard is ours to own, as far as we have heard. A message that is nowhere does not exist
+            when we are; when we are not, its owner may know better.
+    """
 
     async def show(argument: Any) -> list[Shown]:
         limit = min(_asked(argument).limit, LIMIT_MAX)
@@ -56,9 +71,13 @@ def command_handlers(commands: Commands, store: QueueStore, clock: Clock) -> Map
         ]
 
     async def owned(argument: Any) -> tuple[MessageKey, str]:
-        key = MessageKey.parse(_asked(argument).key)
+        asked = _asked(argument)
+        key = MessageKey.parse(asked.key)
         message = await store.message(key)
-        if message is None or key.shard not in store.owned():
+        ours = key.shard in store.owned()
+        if not ours and (message is not None or not await responsible(key.shard)):
+            raise NotOwner("The message's shard belongs to another worker.", retry_after_s=MOVED_S)
+        if message is None or asked.account not in (None, message.account):
             raise NotFound("Message not found")
         return key, message.account
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from pigeonry.admission.domains import DomainBook
 from pigeonry.admission.gate import Gate
 from pigeonry.app.accounts import DEV_DOMAIN, Accounts
+from pigeonry.app.commanding import ask_beside, forwarding
 from pigeonry.app.config import own_hostname, smarthost_of, split_address
 from pigeonry.app.doors import Doors
 from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE
 from pigeonry.app.node import Node, Parts
-from pigeonry.app.queue_commands import command_handlers
+from pigeonry.app.queue_commands import QUEUE_COMMANDS, command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
 from pigeonry.app.tls import reload, server_context
 from pigeonry.auth.keys import KeyRing
@@ -32,6 +33,8 @@ from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.reach import Reach
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
 from pigeonry.domain.errors import Fault
+from pigeonry.doors.commands.answering import by_name
+from pigeonry.doors.commands.owners import Owners
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
@@ -46,6 +49,7 @@ from pigeonry.net.lanes import ThreadLanes
 from pigeonry.net.resolver import DnsResolver, DnsServer
 from pigeonry.net.sealing import load_seal
 from pigeonry.ports.event_index import IndexQuery, Term
+from pigeonry.ports.ownership import Member
 from pigeonry.protocol.smtp.service import Limits as SmtpLimits
 from pigeonry.queue.commands import Commands
 from pigeonry.queue.content import ContentCache
@@ -54,6 +58,7 @@ from pigeonry.queue.ready import ReadyQueues
 from pigeonry.queue.retry import RetrySchedule
 from pigeonry.queue.scheduler import Scheduler
 from pigeonry.queue.settlement import settle
+from pigeonry.stores.even_ownership import EvenOwnership
 from pigeonry.stores.sqlite.coordinator import SqliteCoordinator
 from pigeonry.stores.sqlite.documents import SqliteDocuments
 from pigeonry.stores.sqlite.event_index import SqliteEventIndex
@@ -71,6 +76,7 @@ if TYPE_CHECKING:
     from pigeonry.domain.message import Accept, Message, MessageKey, Pending, Settle
     from pigeonry.domain.outcome import Outcome
     from pigeonry.domain.submission import Submission
+    from pigeonry.doors.commands.answering import Handler
     from pigeonry.ports.disk import Disk
     from pigeonry.ports.queue_store import Commit, RecoveryReport
     from pigeonry.queue.event_ids import EventIds
@@ -152,6 +158,7 @@ class Wiring:
         self._context = server_context(settings.tls.cert, settings.tls.key) if settings.tls.cert else None
         self._seal = load_seal(Path(sealing_key))
         self._dev = dev
+        self._data, self._me = data, Member(self._hostname, slot)
         self._build_stores(data, slot=slot, workers=workers)
         self._build_senders()
 
@@ -183,7 +190,7 @@ class Wiring:
             dispatcher=self._dispatcher,
             doors=doors,
             metrics=self._metrics,
-            commands=command_handlers(self._commands, self._store, self._clock),
+            commands=self._command_handlers(),
             first=(self._keys.refresh, self._logins.refresh, self._domains.refresh),
             running=(
                 self._keys.run,
@@ -269,6 +276,8 @@ class Wiring:
         self._coordinator = SqliteCoordinator(
             f"{data}/{COORDINATOR_FILE}", disk=shared, lane=lanes.lane("coordinator"), clock=clock
         )
+        members = [Member(self._me.node, number) for number in range(workers)]
+        self._ownership = EvenOwnership(members, shards=lambda: self._store.shard_count)
         self._index = SqliteEventIndex(data, disk=disk, lanes=lanes, clock=clock)
         self._consumer = IndexConsumer(self._store, self._index, clock)
 
@@ -294,6 +303,24 @@ class Wiring:
         )
         self._commands = Commands(self._store, self._scheduler, self._clock, names)
         self._event_ids = names
+
+    def _command_handlers(self) -> Mapping[str, Handler]:
+        """What the Unix socket takes: for the messages of this worker, and for those of others."""
+
+        async def responsible(shard: int) -> bool:
+            return await self._ownership.owner_of(shard) == self._me
+
+        own = command_handlers(self._commands, self._store, self._clock, responsible=responsible)
+        owners = Owners(
+            self._ownership,
+            node=self._me.node,
+            slot=self._me.slot,
+            act=by_name(own),
+            beside=ask_beside(self._data),
+            far=None,
+            clock=self._clock,
+        )
+        return {**own, **forwarding(owners, QUEUE_COMMANDS)}
 
     def _build_delivery(self) -> None:
         delivery, clock, dice = self._settings.delivery, self._clock, self._dice

@@ -18,6 +18,7 @@
         +-- StoreBusy           not in time; nothing was stored            451 4.3.1   503
         +-- StoreInDoubt        not in time; it may have been stored       451 4.3.0   503
         +-- OwnerUnreachable    the shard's owner does not answer          451 4.3.0   503
+        +-- NotOwner            who was asked owns that shard no more      451 4.3.0   503
 
 An error knows all it takes to be answered on every door. Its text goes to the peer: it names no host,
 path, query or policy of ours.
@@ -38,6 +39,7 @@ __all__ = [
     "NotAllowed",
     "NotAuthenticated",
     "NotFound",
+    "NotOwner",
     "Overloaded",
     "OwnerUnreachable",
     "PigeonryError",
@@ -156,5 +158,11 @@ class StoreInDoubt(Fault):
 
 class OwnerUnreachable(Fault):
     """The owner of the message's shard does not answer."""
+
+    code, status = 451, EnhancedStatus(3, 0)
+
+
+class NotOwner(Fault):
+    """Who was asked does not own the message's shard, or no longer: another does, or soon will."""
 
     code, status = 451, EnhancedStatus(3, 0)

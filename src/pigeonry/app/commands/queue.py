@@ -1,4 +1,4 @@
-"""``pigeonry queue show|cancel|retry|drop``: asked of the worker that owns the message, by its socket."""
+"""``pigeonry queue show|cancel|retry|drop``: done by the worker that owns the message, on whichever node it is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
+from pigeonry.app import exits
 from pigeonry.app.local import ask_every_worker, ask_owner
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
 from pigeonry.app.queue_commands import Asked, Shown
@@ -26,17 +27,24 @@ def show(
     limit: Annotated[int, Parameter(help="At most so many recipients.")] = 100,
     config: ConfigFile = None,
     json: Json = False,
-) -> None:
-    """Print the recipients that wait, the next one due first."""
+) -> int:
+    """Print the recipients that wait on all nodes, the next one due first.
+
+    The exit status is 4 when a worker did not answer: what waits there is missing.
+    """
     answers = asyncio.run(ask_every_worker(config, "queue.show", msgspec.to_builtins(Asked(limit=limit))))
-    found = [row for answer in answers for row in msgspec.convert(answer, type=list[Shown])]
+    silent = [told for told in answers if told.problem]
+    found = [row for told in answers if not told.problem for row in msgspec.convert(told.result, type=list[Shown])]
     rows: list[dict[str, Any]] = [msgspec.to_builtins(row) for row in sorted(found, key=_due)[:limit]]
     if json:
-        print_json({"items": rows})
-        return
-    for row in rows:
-        row["due"] = dt.datetime.fromtimestamp(row["due"], tz=dt.UTC).isoformat(timespec="seconds")
-    print_rows(rows, ("due", "recipient", "attempts", "in_doubt", "account", "key"), none="Nothing waits.")
+        print_json({"items": rows, "unreachable": [f"{told.node}/{told.slot}" for told in silent]})
+    else:
+        for row in rows:
+            row["due"] = dt.datetime.fromtimestamp(row["due"], tz=dt.UTC).isoformat(timespec="seconds")
+        print_rows(rows, ("due", "recipient", "attempts", "in_doubt", "account", "key"), none="Nothing waits.")
+    for told in silent:
+        sys.stderr.write(f"pigeonry: worker {told.node}/{told.slot} is left out: {told.problem}\n")
+    return exits.UNREACHABLE if silent else exits.OK
 
 
 def cancel(key: Key, /, *, config: ConfigFile = None, json: Json = False) -> None:

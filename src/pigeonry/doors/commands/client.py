@@ -1,46 +1,48 @@
-"""Sends one command to the worker that owns a shard, and raises again what it refused with."""
+"""Sends one command to a worker of this node, and raises again what it refused with."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
 
-import msgspec
-
-from pigeonry.domain import errors
-from pigeonry.domain.errors import OwnerUnreachable, PigeonryError
+from pigeonry.domain.errors import OwnerUnreachable
 from pigeonry.doors.commands.frames import frame, read_frame
-from pigeonry.doors.commands.server import Answer, Command
+from pigeonry.doors.commands.wire import Command, encode_command, result_of
 
-__all__ = ["call"]
+__all__ = ["RETRY_AFTER_S", "NobodyListens", "call", "unreachable"]
 
 RETRY_AFTER_S: Final = 2.0  # a worker that died is back in about this time
 
-_ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(Answer)
+
+class NobodyListens(OwnerUnreachable):
+    """No connection could be made, so nothing was asked."""
+
+
+def unreachable(kind: type[OwnerUnreachable] = OwnerUnreachable) -> OwnerUnreachable:
+    """The error for an owner that does not answer, and when to come back."""
+    return kind("The owner of this message does not answer.", retry_after_s=RETRY_AFTER_S)
 
 
 async def call(path: str, name: str, argument: Any = None, *, timeout_s: float) -> Any:
     """Ask the worker behind a socket; its result, decoded.
 
     Raises:
-        OwnerUnreachable: Nobody answers there in time.
-        PigeonryError: What the owner refused with, as its own class.
+        NobodyListens: Nobody hears it; nothing was asked.
+        OwnerUnreachable: It does not answer in time. It may have done what was asked.
+        PigeonryError: What it refused with, as its own class.
     """
+    connecting = True
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_unix_connection(path)
+            connecting = False
             try:
-                writer.write(frame(_ENCODER.encode(Command(name, argument))))
+                writer.write(frame(encode_command(Command(name, argument, within_s=timeout_s))))
                 octets = await read_frame(reader)
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
-        octets = None
-    if octets is None:
-        raise OwnerUnreachable("The owner of this message does not answer.", retry_after_s=RETRY_AFTER_S)
-    answer = _DECODER.decode(octets)
-    if answer.error:
-        kind = getattr(errors, answer.error, PigeonryError)
-        raise kind(answer.text)
-    return answer.result
+        if octets is not None:
+            return result_of(octets)
+    except (OSError, TimeoutError, ValueError, RecursionError) as error:
+        raise unreachable(NobodyListens if connecting else OwnerUnreachable) from error
+    raise unreachable()

@@ -198,6 +198,11 @@ class SqliteStore:
         """The shards that this worker owns now, in order."""
         return sorted(self._shards)
 
+    @property
+    def shard_count(self) -> int:
+        """How many shards there are, whoever owns them; 0 before ``open``."""
+        return self._shard_count
+
     def allocate(self, recipients: int) -> MessageKey:
         """A key in the shard that accepts."""
         return self._accepting_shard().allocate(recipients)
