@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
 __all__ = ["HttpServer"]
+
+Before = Callable[[Callable[..., BoundedHttp], "ssl.SSLContext | None"], asyncio.BufferedProtocol]
 
 _TICKS_OF_SWEEP: Final = 10  # uvicorn ticks ten times a second
 
@@ -49,6 +52,15 @@ class _Quiet(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+def _behind(before: Before, context: ssl.SSLContext | None) -> Any:
+    """What uvicorn makes its protocols with, where another one stands before each."""
+
+    def made(**given: Any) -> asyncio.BufferedProtocol:
+        return before(lambda source: BoundedHttp(**given, source=source), context)
+
+    return made
+
+
 class HttpServer:
     """Serves one ASGI application on sockets that already listen.
 
@@ -56,6 +68,8 @@ class HttpServer:
         sockets: Closed when the server stops.
         context: For TLS; None serves plain HTTP.
         keep_alive_s: Seconds that an idle connection is kept.
+        before: Makes the protocol that stands before the HTTP protocol and then makes that one, given what makes it and
+            the context for TLS between the two.
         connections_max: Over it requests are answered 503 at once; None for no bound of its own.
         drain_s: Seconds that requests in flight may take once ``stop`` was called.
     """
@@ -66,6 +80,7 @@ class HttpServer:
         sockets: Sequence[socket.socket],
         *,
         context: ssl.SSLContext | None = None,
+        before: Before | None = None,
         keep_alive_s: float = 75.0,
         connections_max: int | None = None,
         drain_s: float = 30.0,
@@ -76,7 +91,7 @@ class HttpServer:
             uvicorn.Config(
                 app,
                 loop="none",
-                http=BoundedHttp,
+                http=BoundedHttp if before is None else _behind(before, context),
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -88,7 +103,9 @@ class HttpServer:
                 backlog=BACKLOG,
                 timeout_keep_alive=int(keep_alive_s),
                 timeout_graceful_shutdown=max(1, int(drain_s)),
-                ssl_context_factory=None if context is None else lambda _config, _default: context,
+                ssl_context_factory=None
+                if context is None or before is not None
+                else lambda _config, _default: context,
             )
         )
 

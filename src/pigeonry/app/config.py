@@ -9,7 +9,6 @@ Trust: the file and the environment belong to the operator; what they say is sti
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import ipaddress
 import os
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pigeonry.app.settings import Settings, TlsSettings
+from pigeonry.domain.networks import Networks
 from pigeonry.net.sealing import CREDENTIAL
 
 if TYPE_CHECKING:
@@ -265,8 +265,10 @@ def _judge(settings: Settings, problems: list[str]) -> None:
     attempt("smtp.listen", split_address, *settings.smtp.listen)
     attempt("smtp.tls_listen", split_address, *settings.smtp.tls_listen)
     attempt("ops.listen", split_address, *settings.ops.listen)
-    attempt("smtp.trusted_networks", _trusted, *settings.smtp.trusted_networks)
-    _judge_trust(settings, problems)
+    _judge_trust("smtp.trusted_networks", settings.smtp.trusted_networks, "would let anybody relay", problems)
+    _judge_trust(
+        "edge.proxy_protocol_from", settings.edge.proxy_protocol_from, "would let anybody say who he is", problems
+    )
     attempt("delivery.route", smarthost_of, settings.delivery.route)
     attempt("delivery.private_networks", ipaddress.ip_network, *settings.delivery.private_networks)
     attempt("dns.nameservers", _nameserver, *settings.dns.nameservers)
@@ -301,22 +303,21 @@ def _judge_certificate(tls: TlsSettings, problems: list[str]) -> None:
         problems.append(f"tls: {tls.cert} and {tls.key} cannot be used: {said}")
 
 
-def _trusted(text: str) -> None:
-    network = ipaddress.ip_network(text)
-    if network.prefixlen == 0:
-        raise ValueError(f"{text} would let anybody relay; name the networks that may")
-
-
-def _judge_trust(settings: Settings, problems: list[str]) -> None:
-    """Two halves make a whole: networks that together are everybody."""
-    for version in (4, 6):
-        networks = []
-        for text in settings.smtp.trusted_networks:
-            with contextlib.suppress(ValueError):
-                networks.append(ipaddress.ip_network(text))
-        same: list[Any] = [network for network in networks if network.version == version and network.prefixlen]
-        if any(network.prefixlen == 0 for network in ipaddress.collapse_addresses(same)):
-            problems.append("smtp.trusted_networks: together they would let anybody relay; name the networks that may")
+def _judge_trust(key: str, networks: tuple[str, ...], harm: str, problems: list[str]) -> None:
+    """Networks that are believed: each well formed, and not everybody, neither one of them nor two halves together."""
+    sound = []
+    for text in networks:
+        try:
+            alone = Networks([text])
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+            continue
+        if alone.has_everybody:
+            problems.append(f"{key}: {text} {harm}; name the networks that may")
+        else:
+            sound.append(text)
+    if Networks(sound).has_everybody:
+        problems.append(f"{key}: together they {harm}; name the networks that may")
 
 
 def _nameserver(text: str) -> None:

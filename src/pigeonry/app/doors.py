@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pigeonry.app.asgi import HttpServer
+from pigeonry.app.proxied import ProxyDoor
 from pigeonry.app.sockets import BACKLOG
+from pigeonry.domain.networks import Networks
 
 if TYPE_CHECKING:
     import socket
     import ssl
 
     from pigeonry.app.settings import Settings
+    from pigeonry.telemetry.log import Logger
 
 __all__ = ["Doors", "SmtpSide"]
 
@@ -26,8 +29,8 @@ HANDSHAKE_S: Final = (
 class SmtpSide(Protocol):
     """What the SMTP door offers to whoever opens its sockets (``doors.smtp.listener.SmtpDoor``)."""
 
-    def protocol_factory(self, *, tls: bool) -> Callable[[], asyncio.Protocol]:
-        """Makes the protocols of a listener."""
+    def protocol_factory(self, *, tls: bool) -> Callable[..., asyncio.Protocol]:
+        """Makes the protocols of a listener, given what a balancer says of the client, where one does."""
         ...
 
     async def drain(self, within_s: float) -> bool:
@@ -47,11 +50,15 @@ class Doors:
         context: For the listeners inside TLS; None when there is no certificate.
     """
 
-    def __init__(self, *, http: Any, smtp: SmtpSide, context: ssl.SSLContext | None, settings: Settings) -> None:
+    def __init__(
+        self, *, http: Any, smtp: SmtpSide, context: ssl.SSLContext | None, settings: Settings, log: Logger
+    ) -> None:
         self._http = http
         self._smtp = smtp
         self._context = context
         self._settings = settings
+        balancers = Networks(settings.edge.proxy_protocol_from)
+        self._proxy = ProxyDoor(balancers, handshake_s=HANDSHAKE_S, log=log) if balancers else None
         self._web: list[HttpServer] = []
         self._mail: list[asyncio.Server] = []
         self._drained = asyncio.Event()
@@ -69,7 +76,7 @@ class Doors:
         async with asyncio.TaskGroup() as group:
             for door, context in (("http", None), ("https", self._context)):
                 if by_door.get(door):
-                    self._web.append(self._web_server(by_door[door], context))
+                    self._web.append(self._web_server(door, by_door[door], context))
                     group.create_task(self._web[-1].run())
             for server in self._web:
                 await server.opened()
@@ -86,6 +93,8 @@ class Doors:
 
     def ended(self) -> None:
         """Let ``run`` return; what still stands is cut."""
+        if self._proxy is not None:
+            self._proxy.stop()
         self._smtp.stop()
         self._drained.set()
 
@@ -94,12 +103,18 @@ class Doors:
         """HTTP connections that stand."""
         return sum(server.connections for server in self._web)
 
-    def _web_server(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> HttpServer:
-        http = self._settings.http
+    @property
+    def headers_refused(self) -> Mapping[tuple[str, str], int]:
+        """Connections closed for their PROXY header, by door and reason."""
+        return {} if self._proxy is None else self._proxy.refused
+
+    def _web_server(self, door: str, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> HttpServer:
+        http, proxy = self._settings.http, self._proxy
         return HttpServer(
             self._http,
             sockets,
             context=context,
+            before=None if proxy is None else lambda make, tls: proxy.before(make, door=door, context=tls)(),
             keep_alive_s=http.keep_alive_s,
             connections_max=http.connections_max,
             drain_s=self._settings.node.drain_s,
@@ -108,9 +123,11 @@ class Doors:
     async def _open_smtp(self, by_door: dict[str, list[socket.socket]]) -> None:
         loop = asyncio.get_running_loop()
         for door, context in (("smtp", None), ("smtps", self._context)):
-            factory = self._smtp.protocol_factory(tls=context is not None)
-            timely: dict[str, Any] = {"ssl_handshake_timeout": HANDSHAKE_S} if context is not None else {}
+            factory: Callable[[], Any] = self._smtp.protocol_factory(tls=context is not None)
+            timely: dict[str, Any] = {}
+            if self._proxy is not None:
+                factory = self._proxy.before(factory, door=door, context=context)
+            elif context is not None:
+                timely = {"ssl": context, "ssl_handshake_timeout": HANDSHAKE_S}
             for listening in by_door.get(door, ()):
-                self._mail.append(
-                    await loop.create_server(factory, sock=listening, backlog=BACKLOG, ssl=context, **timely)
-                )
+                self._mail.append(await loop.create_server(factory, sock=listening, backlog=BACKLOG, **timely))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import httptools
@@ -25,6 +25,9 @@ from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pigeonry.app.http_exchange import Exchange
+
+if TYPE_CHECKING:
+    from pigeonry.protocol.proxy import Source
 
 __all__ = ["BoundedHttp"]
 
@@ -43,7 +46,11 @@ _HEAD_TOO_LARGE: Final = (
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol with bounds. ``check_time`` is to be called about once a second."""
+    """uvicorn's protocol with bounds. ``check_time`` is to be called about once a second.
+
+    Args:
+        source: What a trusted balancer says of the client; None: whoever is connected is the client.
+    """
 
     _until = math.inf  # by when what is being received must be there
     _unread_until = math.inf  # by when the peer must have read on
@@ -52,9 +59,19 @@ class BoundedHttp(HttpToolsProtocol):
     _in_head = True
     _last = False  # whether this is the last request to be answered: the server stops
 
+    def __init__(self, *given: Any, source: Source | None = None, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._source = source
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or close it when there are too many."""
         super().connection_made(transport)
+        source = self._source
+        if source is not None:
+            if source.address:
+                self.client = source.address, source.port
+            if source.secure:
+                self.scheme = "https"
         self._until = self.loop.time() + HEAD_S
         limit = self.limit_concurrency
         if limit is not None and len(self.connections) > limit + SPARE_CONNECTIONS:

@@ -17,6 +17,7 @@ __all__ = [
     "SHARDS_MAX",
     "DeliverySettings",
     "DnsSettings",
+    "EdgeSettings",
     "HttpSettings",
     "LogSettings",
     "NodeSettings",
@@ -142,6 +143,20 @@ class SmtpSettings(_Section, frozen=True):
     idle_s: Annotated[
         float, Meta(ge=5, le=3600, description="Seconds a client may take for a command (RFC 5321 asks for 300).")
     ] = 300.0
+
+
+class EdgeSettings(_Section, frozen=True):
+    """Balancers and gateways in front of the doors."""
+
+    proxy_protocol_from: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=64,
+            description="Networks (CIDR) of balancers whose connections to the HTTP and SMTP doors begin with a PROXY "
+            "protocol header, version 1 or 2. From there it must come, or the connection is closed; from elsewhere "
+            "none is read. The address it gives counts as the client's everywhere. Everybody is refused.",
+        ),
+    ] = ()
 
 
 class TlsSettings(_Section, frozen=True):
@@ -271,6 +286,7 @@ class Settings(_Section, frozen=True):
     node: NodeSettings = NodeSettings()
     http: HttpSettings = HttpSettings()
     smtp: SmtpSettings = SmtpSettings()
+    edge: EdgeSettings = EdgeSettings()
     tls: TlsSettings = TlsSettings()
     delivery: DeliverySettings = DeliverySettings()
     dns: DnsSettings = DnsSettings()

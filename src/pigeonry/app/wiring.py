@@ -423,7 +423,7 @@ class Wiring:
         ]
 
     def _doors(self, http: Any) -> Doors:
-        doors = Doors(http=http, smtp=self._smtp, context=self._context, settings=self._settings)
+        doors = Doors(http=http, smtp=self._smtp, context=self._context, settings=self._settings, log=self._log)
         store, smtp, gate = self._store, self._smtp, self._gate
         self._metrics = Metrics(
             self._tally,
@@ -435,6 +435,7 @@ class Wiring:
                     (("http",), doors.web_connections),
                     (("smtp",), len(smtp.connections)),
                 ],
+                "pigeonry_proxy_headers_refused_total": doors.headers_refused.items,
                 "pigeonry_bodies_in_flight_octets": lambda: [((), gate.in_flight_octets + smtp.octets_in_flight)],
                 "pigeonry_shedding": lambda: [((), float(store.reason_to_shed() is not None))],
                 "pigeonry_index_lag_events": lambda: [((), self._consumer.lag())],

@@ -58,6 +58,12 @@ CATALOGUE: Final = (
     Described("pigeonry_content_octets", "gauge", "Octets of messages kept in memory for their first attempt."),
     Described("pigeonry_delivery_connections", "gauge", "Outgoing connections, standing or being opened."),
     Described("pigeonry_door_connections", "gauge", "Incoming connections that stand.", ("door",)),
+    Described(
+        "pigeonry_proxy_headers_refused_total",
+        "counter",
+        "Connections from a trusted balancer closed for their PROXY header, by reason: malformed, late, crowded.",
+        ("door", "reason"),
+    ),
     Described("pigeonry_bodies_in_flight_octets", "gauge", "Octets of requests received and not answered yet."),
     Described("pigeonry_shedding", "gauge", "1 while the store asks the doors to refuse, else 0."),
     Described("pigeonry_log_head", "gauge", "Events in the log of the shards owned: the sum of their highest numbers."),

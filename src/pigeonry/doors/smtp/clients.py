@@ -10,6 +10,8 @@ import ipaddress
 from collections import OrderedDict
 from typing import Final
 
+from pigeonry.domain.networks import Networks, parsed_address
+
 __all__ = ["Clients", "client_of"]
 
 ENTRIES_MAX: Final = 10_000  # of each table, some 150 octets each
@@ -23,14 +25,8 @@ def client_of(address: str) -> str:
     """What a peer's address is counted by."""
     if ":" not in address:
         return address
-    parsed = _parsed(address)
+    parsed = parsed_address(address)
     return str(parsed if parsed.version == 4 else ipaddress.ip_network((parsed, 64), strict=False))
-
-
-def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address without its scope; one of IPv4 where it was only mapped into IPv6."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, ipaddress.IPv6Address) else parsed
 
 
 class Clients:
@@ -45,24 +41,16 @@ class Clients:
     """
 
     def __init__(self, trusted_networks: tuple[str, ...], *, connections_max: int) -> None:
-        self._networks = tuple(ipaddress.ip_network(text) for text in trusted_networks)
-        if any(network.prefixlen == 0 for network in self._networks):
+        self._trusted = Networks(trusted_networks)
+        if self._trusted.has_everybody:
             raise ValueError("trusted_networks may not be everybody: that would be an open relay")
         self._connections_max = connections_max
-        self._trusted: dict[str, bool] = {}
         self._connections: dict[str, int] = {}
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def trusted(self, address: str) -> bool:
         """Whether the peer with that address may relay without a login."""
-        known = self._trusted.get(address)
-        if known is None:
-            parsed = _parsed(address)
-            known = any(parsed in network for network in self._networks)
-            if len(self._trusted) >= ENTRIES_MAX:
-                self._trusted.clear()
-            self._trusted[address] = known
-        return known
+        return self._trusted.has(address)
 
     def connect(self, client: str) -> bool:
         """Count a connection of an untrusted client; False when it has too many, and nothing was counted."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pigeonry.doors.smtp.listener import SmtpDoor
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.queue_store import Commit
+    from pigeonry.protocol.proxy import Source
     from pigeonry.protocol.smtp.grammar import ReversePath
     from pigeonry.protocol.smtp.server import Event
 
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
     Args:
         door: What all connections share.
         secure: Whether the transport is TLS from the first octet.
+        source: What a trusted balancer says of the client; None: whoever is connected is the client.
     """
 
     __slots__ = (
@@ -95,11 +97,12 @@ class Connection(asyncio.Protocol):
         "_transport",
     )
 
-    def __init__(self, door: SmtpDoor, *, secure: bool) -> None:
+    def __init__(self, door: SmtpDoor, *, secure: bool, source: Source | None = None) -> None:
         self._door = door
-        self._session = SmtpServer(door.service, secure=secure, trusted=False)
+        self._session = SmtpServer(door.service, secure=secure or (source is not None and source.secure), trusted=False)
         self._transport: asyncio.Transport | None = None
-        self._address = self._client = self._origin = self._hello = ""
+        self._address = "" if source is None else source.address
+        self._client = self._origin = self._hello = ""
         self._counted = self._paused = self._half_closed = False
         self._caller: Caller | None = None
         self._spool: Spool | None = None
@@ -118,8 +121,10 @@ class Connection(asyncio.Protocol):
         """Greet the peer, or turn it away."""
         self._transport = cast("asyncio.Transport", transport)
         door, session = self._door, self._session
-        peer = transport.get_extra_info("peername")
-        self._address = address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
+        if not self._address:
+            peer = transport.get_extra_info("peername")
+            self._address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
+        address = self._address
         self._client = client = client_of(address)
         session.trusted = trusted = door.clients.trusted(address)
         door.connections.add(self)

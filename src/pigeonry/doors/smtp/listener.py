@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.environment import Clock, IdSource
     from pigeonry.ports.queue_store import Commit
+    from pigeonry.protocol.proxy import Source
 
 __all__ = ["Counts", "Intake", "SmtpDoor"]
 
@@ -138,13 +139,17 @@ class SmtpDoor:
         self.draining = False
         self.now = clock.monotonic()  # as of the last sweep: near enough for timeouts, and free
 
-    def protocol_factory(self, *, tls: bool) -> Callable[[], Connection]:
-        """What a server makes its protocols with.
+    def protocol_factory(self, *, tls: bool) -> Callable[..., Connection]:
+        """What a server makes its protocols with, given what a balancer says of the client, where one does.
 
         Args:
             tls: Whether the server's transports are TLS from the first octet.
         """
-        return lambda: Connection(self, secure=tls)
+
+        def made(source: Source | None = None) -> Connection:
+            return Connection(self, secure=tls, source=source)
+
+        return made
 
     async def run(self) -> None:
         """Keep the time of all connections until cancelled."""
