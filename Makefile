@@ -31,8 +31,9 @@ lint: $(STAMPS)/installed ## Style, formatting, types, import contracts
 unit: $(STAMPS)/installed parts
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q $(PYTEST_ARGS)
 
-parts: ## Real parts for the tests from Debian, when root; else the tests that need them say so
+parts: $(STAMPS)/installed ## Real parts for the tests: from Debian when root, Cassandra from Maven Central
 	@sh tests/install-parts
+	@$(BIN)/python -m pigeonry.testing.cassandra .parts
 
 bench: $(STAMPS)/installed parts ## Measure the relay, the API, a batch, a recovery and dot-sent
 	$(BIN)/python bench/relay.py
@@ -53,7 +54,7 @@ lock: $(STAMPS)/uv ## Resolve the dependencies anew: all of them, and those that
 		--output-file requirements-serve.lock pyproject.toml
 
 clean: ## Remove the environment and all caches
-	rm -rf $(VENV) $(STAMPS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(STAMPS) .parts .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 $(STAMPS)/uv:
 	@mkdir -p $(STAMPS)

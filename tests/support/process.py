@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -22,19 +23,19 @@ def need(*programs: str) -> None:
     """Skip, loudly, when a real part is missing; with CI=true that is a failure."""
     missing = [name for name in programs if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None]
     if missing:
-        _miss(f"{', '.join(missing)} (as root, `make test` installs it from Debian)")
+        missing_part(f"{', '.join(missing)} (as root, `make test` installs it from Debian)")
 
 
 def need_perl(module: str) -> None:
     """As ``need``, for a module of Perl."""
     if subprocess.run(["perl", f"-M{module}", "-e", "1"], capture_output=True, check=False).returncode:
-        _miss(f"{module} of Perl (as root, `make test` installs it from Debian)")
+        missing_part(f"{module} of Perl (as root, `make test` installs it from Debian)")
 
 
 def need_root() -> None:
     """Skip, loudly, without root; with CI=true that is a failure."""
     if os.geteuid() != 0:
-        _miss("root, to listen on port 25 of a loopback address")
+        missing_part("root, to listen on port 25 of a loopback address")
 
 
 @contextmanager
@@ -43,14 +44,14 @@ def small_disk(folder: Path, octets: int) -> Iterator[None]:
     folder.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={octets},mode=700", "pigeonry-test", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        _miss("root that may mount a file system")
+        missing_part("root that may mount a file system")
     try:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _miss(what: str) -> None:
+def missing_part(what: str) -> NoReturn:
     sentence = f"MISSING REAL PART: {what}"
     if os.environ.get("CI") == "true":
         pytest.fail(sentence)

@@ -1,0 +1,5 @@
+"""What all tests share."""
+
+from support.cassandra import cassandra
+
+__all__ = ["cassandra"]
