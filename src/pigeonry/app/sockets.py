@@ -26,7 +26,7 @@ __all__ = ["BACKLOG", "AddressTaken", "Listener", "bind", "bind_command_socket",
 
 BACKLOG: Final = 2048  # connections that wait while a worker is replaced; the kernel may cap it (somaxconn)
 
-Door = Literal["http", "https", "smtp", "smtps", "ops"]
+Door = Literal["http", "https", "smtp", "smtps", "cluster", "ops"]
 
 
 class AddressTaken(Exception):
@@ -38,6 +38,7 @@ _SETTINGS: Final[dict[Door, str]] = {
     "https": "http.tls_listen",
     "smtp": "smtp.listen",
     "smtps": "smtp.tls_listen",
+    "cluster": "cluster.listen",
     "ops": "ops.listen",
 }
 _HINTS: Final = {

@@ -14,7 +14,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-__all__ = ["make_self_signed", "reload", "server_context"]
+__all__ = ["make_self_signed", "no_passphrase", "reload", "server_context"]
 
 VALID_DAYS: Final = 825  # longer than any development folder is kept; clients cap what they accept near this
 
@@ -27,7 +27,7 @@ def server_context(cert: str, key: str) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(cert, key, _no_passphrase)
+    context.load_cert_chain(cert, key, no_passphrase)
     return context
 
 
@@ -37,11 +37,11 @@ def reload(context: ssl.SSLContext, cert: str, key: str) -> None:
     Raises:
         OSError: As for ``server_context``.
     """
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, _no_passphrase)
-    context.load_cert_chain(cert, key, _no_passphrase)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_passphrase)
+    context.load_cert_chain(cert, key, no_passphrase)
 
 
-def _no_passphrase() -> str:
+def no_passphrase() -> str:
     """Asked for where the key has one; without this OpenSSL would ask at the terminal, and wait."""
     raise OSError("the key has a passphrase, and nobody is there to type it: write the key without one")
 
