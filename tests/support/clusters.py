@@ -70,7 +70,7 @@ class Called:
     async def refusals(self, count: int = 1) -> dict[str, int]:
         """How it refused, once it has so often."""
         await holds(lambda: self.door.refused.total() >= count)
-        return dict(self.door.refused)
+        return {why: count for why, count in self.door.refused.items() if count}
 
 
 @asynccontextmanager

@@ -41,6 +41,11 @@ def program() -> App:
     config.command(f"{_COMMANDS}.config:schema", name="schema", help="Print the JSON Schema of the file.")
     app.command(config)
     _manage(app)
+    cluster = App(name="cluster", help="Several nodes that are one.")
+    certs = App(name="certs", help="The certificates that nodes show each other.")
+    certs.command(f"{_COMMANDS}.cluster:make_certs", name="make", help="Make the certificates of nodes, or renew them.")
+    cluster.command(certs)
+    app.command(cluster)
     return app
 
 

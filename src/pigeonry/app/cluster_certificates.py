@@ -4,7 +4,7 @@ Files in one folder: ``ca.crt`` and ``ca.key`` of the authority, ``NAME.crt`` an
 key is made once and kept when a certificate is renewed, so renewal replaces one file as a whole and a node that reads
 its files meanwhile never finds half a pair.
 
-Standards: RFC 5280 (the shape), RFC 5480 (elliptic curves in it).
+Standards: RFC 5280 (their shape).
 """
 
 from __future__ import annotations

@@ -9,7 +9,10 @@ Standards: RFC 8446 (TLS 1.3), RFC 5280.
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cryptography import x509
 
 from pigeonry.app.tls import no_passphrase
 from pigeonry.doors.commands.channel import VERSIONS
@@ -24,7 +27,7 @@ class ClusterTls:
     """The contexts of both ends, as the files were when they were last read.
 
     Args:
-        ca: PEM file with the authority's certificate; two while one follows the other.
+        ca: PEM file with the authority's certificate; with two while one follows the other.
         cert, key: PEM files of this node.
         versions: What is spoken, the newest first.
 
@@ -43,7 +46,12 @@ class ClusterTls:
         Raises:
             OSError: As above.
         """
-        self._called, self._calling = self._made(ssl.PROTOCOL_TLS_SERVER), self._made(ssl.PROTOCOL_TLS_CLIENT)
+        called, calling = self._made(ssl.PROTOCOL_TLS_SERVER), self._made(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            shown = x509.load_pem_x509_certificate(Path(self._files[1]).read_bytes())
+        except ValueError as error:
+            raise OSError(f"{self._files[1]}: {error}") from None
+        self._called, self._calling, self._shown = called, calling, shown
 
     def called(self) -> ssl.SSLContext:
         """For who is called: asks for a certificate, and resumes nothing, so each connection is looked at."""
@@ -52,6 +60,20 @@ class ClusterTls:
     def calling(self) -> ssl.SSLContext:
         """For who calls."""
         return self._calling
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What our certificate names, in lower case."""
+        try:
+            found = self._shown.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except x509.ExtensionNotFound:
+            return frozenset()
+        return frozenset(name.lower() for name in found.value.get_values_for_type(x509.DNSName))
+
+    @property
+    def expires_at(self) -> float:
+        """When our certificate ends, seconds since the Unix epoch: from then on no other node believes us."""
+        return self._shown.not_valid_after_utc.timestamp()
 
     def _made(self, side: int) -> ssl.SSLContext:
         ca, cert, key = self._files

@@ -7,7 +7,7 @@ door for nodes takes only what is asked of a worker of this node. What is passed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,16 +16,97 @@ from pigeonry.app.sockets import command_address
 from pigeonry.domain.errors import BadRequest
 from pigeonry.doors.commands.answering import ANSWER_S, by_name
 from pigeonry.doors.commands.client import NobodyListens, call, unreachable
+from pigeonry.doors.commands.node_door import NodeDoor
+from pigeonry.doors.commands.owners import Owners
+from pigeonry.doors.commands.peers import Peers
 
 if TYPE_CHECKING:
+    from pigeonry.app.cluster_tls import ClusterTls
     from pigeonry.doors.commands.answering import Act, Handler
-    from pigeonry.doors.commands.owners import Beside, Owners, Told
+    from pigeonry.doors.commands.owners import Beside, Told
     from pigeonry.doors.commands.wire import Command
+    from pigeonry.ports.environment import Clock
+    from pigeonry.ports.ownership import Member, Ownership
+    from pigeonry.telemetry.metrics import Sample
 
-__all__ = ["Forwarded", "ask_beside", "forwarding", "of_this_node"]
+__all__ = ["Commanding", "Forwarded", "ask_beside", "forwarding", "of_this_node"]
 
 FORWARD_S: Final = 0.9 * ANSWER_S  # so that whoever waits for us hears of an owner that does not answer
 FORWARD_ALL_S: Final = 10.0  # seconds: who does not answer a question in that time is left out of the whole picture
+
+
+class Commanding:
+    """The ways by which commands come to a worker and go from it.
+
+    Args:
+        own: Handlers of what concerns the messages of this worker. Other nodes may ask for these, and for nothing else.
+        ownership: Who owns what.
+        me: Who we are.
+        data: The data folder, where the sockets of the node's workers are.
+        tls: What nodes show each other; None where there are no others.
+        clock: Time.
+    """
+
+    def __init__(
+        self,
+        own: Mapping[str, Handler],
+        *,
+        ownership: Ownership,
+        me: Member,
+        data: str,
+        tls: ClusterTls | None,
+        clock: Clock,
+    ) -> None:
+        self._ownership = ownership
+        self._tls = tls
+        beside = ask_beside(data)
+        self._peers = Peers(context=tls.calling, clock=clock) if tls else None
+        self.owners = Owners(
+            ownership, node=me.node, slot=me.slot, act=by_name(own), beside=beside, far=self._peers, clock=clock
+        )
+        self.handlers: Mapping[str, Handler] = {**own, **forwarding(self.owners, tuple(own))}
+        self.door = (
+            NodeDoor(
+                of_this_node(own, slot=me.slot, beside=beside), context=tls.called, is_member=self._knows, clock=clock
+            )
+            if tls
+            else None
+        )
+
+    def reload(self) -> None:
+        """Read what nodes show each other again; connections that stand are made anew when they are quiet.
+
+        Raises:
+            OSError: The files are of no use; nothing changes.
+        """
+        if self._tls is not None and self._peers is not None and self.door is not None:
+            self._tls.reload()
+            self._peers.renew()
+            self.door.renew()
+
+    async def close(self) -> None:
+        """Close what goes to other nodes."""
+        if self._peers is not None:
+            self._peers.close()
+
+    def samples(self) -> Mapping[str, Callable[[], Iterable[Sample]]]:
+        """Sources of our metrics, by their names."""
+        tls, door, peers = self._tls, self.door, self._peers
+        if tls is None or door is None or peers is None:
+            return {}
+        return {
+            "pigeonry_cluster_connections": lambda: [((), door.connections)],
+            "pigeonry_cluster_refused_total": lambda: [((why,), count) for why, count in door.refused.items()],
+            "pigeonry_cluster_unreachable_total": lambda: [((), peers.unanswered)],
+            "pigeonry_cluster_certificate_expires_seconds": lambda: [((), tls.expires_at)],
+        }
+
+    async def _knows(self, node: str) -> bool:
+        """Whether a node is a member. One that we have not heard of may have joined just now."""
+        for fresh in (False, True):
+            if any(member.node == node for member in await self._ownership.members(fresh=fresh)):
+                return True
+        return False
 
 
 class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,13 +139,14 @@ def of_this_node(handlers: Mapping[str, Handler], *, slot: int, beside: Beside) 
     """Does what is asked of a worker of this node: ourselves, or another by its socket.
 
     Args:
-        handlers: Ours.
+        handlers: Ours. The other's socket takes more than these, but not from whom this is for.
         slot: Which worker we are.
     """
     own = by_name(handlers)
 
     async def act(command: Command) -> Any:
-        return await (own if command.slot in (None, slot) else beside)(command)
+        here = command.slot in (None, slot) or command.name not in handlers
+        return await (own if here else beside)(command)
 
     return act
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import socket
 import tomllib
 from pathlib import Path
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pigeonry.app.settings import Settings, TlsSettings
+from pigeonry.app.settings import NODE_NAME, Settings, TlsSettings
 from pigeonry.domain.networks import Networks
 from pigeonry.net.sealing import CREDENTIAL
 
@@ -32,6 +33,8 @@ __all__ = [
     "ConfigInvalid",
     "default_data",
     "load",
+    "node_address",
+    "node_name",
     "own_hostname",
     "resolved",
     "sealing_key_path",
@@ -41,6 +44,7 @@ __all__ = [
 ]
 
 ENV_PREFIX: Final = "PIGEONRY_"
+_EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104  # as something that nobody can connect to
 SHARDS_PER_WORKER: Final = 4  # below it a worker more or less would leave the load uneven
 
 
@@ -93,6 +97,7 @@ def resolved(settings: Settings, environ: Mapping[str, str]) -> Settings:
         settings.node,
         data=str(Path(default_data(settings, environ)).absolute()),
         hostname=own_hostname(settings),
+        name=node_name(settings),
         workers=worker_count(settings),
         sealing_key=sealing_key_path(settings, environ),
     )
@@ -111,6 +116,16 @@ def worker_count(settings: Settings) -> int:
 def own_hostname(settings: Settings) -> str:
     """The name this node says it has: as set, else the machine's."""
     return settings.node.hostname or socket.getfqdn()
+
+
+def node_name(settings: Settings) -> str:
+    """The name this node has among the nodes of a cluster: as set, else its host name."""
+    return settings.node.name or own_hostname(settings).lower()
+
+
+def node_address(settings: Settings) -> str:
+    """``host:port`` by which other nodes reach this one; empty where they cannot."""
+    return settings.cluster.advertise or next(iter(settings.cluster.listen), "")
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -280,6 +295,7 @@ def _judge(settings: Settings, problems: list[str]) -> None:
     _judge_certificate(tls, problems)
     if (settings.http.tls_listen or settings.smtp.tls_listen) and not tls.cert:
         problems.append("tls.cert: is needed by the addresses in tls_listen")
+    _judge_cluster(settings, problems)
     if settings.delivery.retry_base_s > settings.delivery.retry_cap_s:
         problems.append("delivery.retry_base_s: is over delivery.retry_cap_s")
     workers = worker_count(settings)
@@ -318,6 +334,48 @@ def _judge_trust(key: str, networks: tuple[str, ...], harm: str, problems: list[
             sound.append(text)
     if Networks(sound).has_everybody:
         problems.append(f"{key}: together they {harm}; name the networks that may")
+
+
+def _judge_cluster(settings: Settings, problems: list[str]) -> None:
+    """What this node is called, how other nodes reach it, and what it shows them."""
+    if settings.node.name and not re.fullmatch(NODE_NAME, settings.node.name):
+        problems.append(f"node.name: {settings.node.name!r} is no name of a node, such as node-1 or mx1.example.org")
+    cluster, before = settings.cluster, len(problems)
+    for key, values in (("listen", cluster.listen), ("advertise", (cluster.advertise,) if cluster.advertise else ())):
+        for value in values:
+            try:
+                host, port = split_address(value)
+            except ValueError as error:
+                problems.append(f"cluster.{key}: {error}")
+                continue
+            if value == node_address(settings) and (not port or host in _EVERYWHERE):
+                problems.append(f"cluster.advertise: no other node reaches this one by {value}; say how it does")
+    files = {"ca": cluster.ca, "cert": cluster.cert, "key": cluster.key}
+    missing = [name for name, path in files.items() if not path]
+    if missing and (len(missing) < len(files) or cluster.listen):
+        problems.append(f"cluster: ca, cert and key belong together; missing is {', '.join(missing)}")
+    if not missing and len(problems) == before:
+        _judge_node_certificate(settings, problems)
+
+
+def _judge_node_certificate(settings: Settings, problems: list[str]) -> None:
+    from pigeonry.app.cluster_tls import ClusterTls
+
+    cluster = settings.cluster
+    try:
+        for path in (cluster.ca, cluster.cert, cluster.key):
+            _readable(path)
+        names = ClusterTls(cluster.ca, cluster.cert, cluster.key).names
+    except ValueError as error:
+        problems.append(f"cluster: {error}")
+        return
+    except OSError as error:
+        reason = (getattr(error, "reason", "") or str(error)).lower().replace("_", " ")
+        problems.append(f"cluster: {cluster.ca}, {cluster.cert} and {cluster.key} cannot be used: {reason}")
+        return
+    if node_name(settings) not in names:
+        named = ", ".join(sorted(names)) or "nothing"
+        problems.append(f"cluster.cert: {cluster.cert} names {named}, and this node is {node_name(settings)}")
 
 
 def _nameserver(text: str) -> None:

@@ -8,7 +8,7 @@ last the shards are given back. A store whose sync failed is believed no more: t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -19,9 +19,9 @@ from pigeonry.doors.commands.server import CommandDoor
 if TYPE_CHECKING:
     import socket
 
+    from pigeonry.app.commanding import Commanding
     from pigeonry.app.doors import Doors
     from pigeonry.delivery.dispatcher import Dispatcher
-    from pigeonry.doors.commands.answering import Handler
     from pigeonry.ports.environment import Clock
     from pigeonry.stores.sqlite.queue_store import SqliteStore
     from pigeonry.telemetry.log import Logger
@@ -44,7 +44,7 @@ class Parts(msgspec.Struct):
         first: Awaited in order once the shards are owned: opens files, learns keys and domains.
         running: Components with work of their own; each runs until cancelled.
         last: Awaited in order at the end, after the store was closed.
-        reload_certificates: Loads the certificate's files into the one TLS context.
+        reload_certificates: Each loads the files of one certificate again.
     """
 
     clock: Clock
@@ -52,11 +52,11 @@ class Parts(msgspec.Struct):
     dispatcher: Dispatcher
     doors: Doors
     metrics: Metrics
-    commands: Mapping[str, Handler]
+    commanding: Commanding
     first: Sequence[Callable[[], Awaitable[Any]]]
     running: Sequence[Callable[[], Coroutine[Any, Any, None]]]
     last: Sequence[Callable[[], Awaitable[Any]]]
-    reload_certificates: Callable[[], None]
+    reload_certificates: Sequence[Callable[[], None]]
 
 
 class Node:
@@ -99,8 +99,11 @@ class Node:
             beside.append(group.create_task(self._watch_store()))
             beside.append(group.create_task(self._measure_lateness()))
             if command is not None:
-                handlers = {"metrics": self._metrics, **parts.commands}
+                handlers = {"metrics": self._metrics, **parts.commanding.handlers}
                 beside.append(group.create_task(CommandDoor(by_name(handlers)).run(command)))
+            for_nodes = [listening for door, listening in sockets if door == "cluster"]
+            if for_nodes and parts.commanding.door is not None:
+                beside.append(group.create_task(parts.commanding.door.run(for_nodes)))
             await parts.doors.run(sockets, opened=self.opened.set)
             try:
                 async with asyncio.timeout(self._drain_s):
@@ -131,11 +134,12 @@ class Node:
         return self._parts.store.broken.is_set()
 
     def reload_certificates(self) -> None:
-        """Present the certificate that is in the files now; the old one stays when they don't fit."""
-        try:
-            self._parts.reload_certificates()
-        except OSError as error:
-            self.log.warning("certificates_refused", reason=str(error))
+        """Present the certificates that are in the files now; an old one stays when they don't fit."""
+        for reload in self._parts.reload_certificates:
+            try:
+                reload()
+            except OSError as error:
+                self.log.warning("certificates_refused", reason=str(error))
 
     async def close(self) -> None:
         """Write what waits, give the shards back, close every file."""

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from pigeonry.ports.queue_store import QueueStore
     from pigeonry.queue.commands import CommandAnswer, Commands
 
-__all__ = ["QUEUE_COMMANDS", "Asked", "Shown", "command_handlers"]
-
-QUEUE_COMMANDS: Final = ("queue.show", "queue.cancel", "queue.drop", "queue.retry")
+__all__ = ["Asked", "Shown", "command_handlers"]
 
 SETTLE_S: Final = 10.0  # for the commits of one command
 LIMIT_MAX: Final = 1_000  # recipients of one page
@@ -53,7 +51,7 @@ class Shown(msgspec.Struct, frozen=True):
 def command_handlers(
     commands: Commands, store: QueueStore, clock: Clock, *, responsible: Callable[[int], Awaitable[bool]]
 ) -> Mapping[str, Handler]:
-    """Handlers for ``doors.commands``, by the names of ``QUEUE_COMMANDS``.
+    """Handlers for ``doors.commands``: ``queue.show``, ``queue.cancel``, ``queue.drop``, ``queue.retry``.
 
     Args:
         responsible: Whether a shard is ours to own, as far as we have heard. A message that is nowhere does not exist

@@ -14,7 +14,9 @@ from msgspec import Meta
 
 __all__ = [
     "MESSAGE_OCTETS_MAX",
+    "NODE_NAME",
     "SHARDS_MAX",
+    "ClusterSettings",
     "DeliverySettings",
     "DnsSettings",
     "EdgeSettings",
@@ -32,6 +34,9 @@ SHARDS_MAX: Final = 1024  # a message key has 16 bits for the shard; more files 
 MIB: Final = 1024 * 1024
 MESSAGE_OCTETS_MAX: Final = 25 * MIB  # what the messages API promises
 
+_LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+NODE_NAME: Final = rf"(?=.{{1,64}}\Z){_LABEL}(\.{_LABEL})*"  # a name that a certificate can carry, and a file
+
 Port = Annotated[str, Meta(min_length=3, max_length=300)]
 Addresses = tuple[Port, ...]
 
@@ -43,6 +48,21 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class NodeSettings(_Section, frozen=True):
     """This machine."""
 
+    name: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            description="Name among the nodes of a cluster, at most 64 lower case letters, digits, hyphens and dots. "
+            "Its certificate carries it, and it stays as long as the node. Left out: `hostname`.",
+        ),
+    ] = ""
+    location: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            description="Where the node stands, such as a data centre: nodes of one location may fail together.",
+        ),
+    ] = ""
     data: Annotated[
         str,
         Meta(
@@ -164,6 +184,39 @@ class TlsSettings(_Section, frozen=True):
 
     cert: Annotated[str, Meta(description="PEM file with the certificate and its chain; read again at SIGHUP.")] = ""
     key: Annotated[str, Meta(description="PEM file with the private key; read again at SIGHUP.")] = ""
+
+
+class ClusterSettings(_Section, frozen=True):
+    """How the nodes of a cluster command each other. A node alone needs nothing here.
+
+    TLS 1.3, and each node shows a certificate of the cluster's own authority that names it: `pigeonry cluster certs
+    make` makes them.
+    """
+
+    listen: Annotated[
+        Addresses,
+        Meta(
+            max_length=4, description="Addresses for the commands of other nodes, each `host:port`. Keep them private."
+        ),
+    ] = ()
+    advertise: Annotated[
+        str,
+        Meta(
+            max_length=300,
+            description="`host:port` by which other nodes reach this one. Left out: the first of `listen`.",
+        ),
+    ] = ""
+    ca: Annotated[
+        str,
+        Meta(
+            description="PEM file with the certificate of the cluster's authority, or with two while one follows the "
+            "other; read again at SIGHUP, as are the next two."
+        ),
+    ] = ""
+    cert: Annotated[
+        str, Meta(description="PEM file with this node's certificate; its subject alternative names the node.")
+    ] = ""
+    key: Annotated[str, Meta(description="PEM file with its private key, without a passphrase.")] = ""
 
 
 class DeliverySettings(_Section, frozen=True):
@@ -288,6 +341,7 @@ class Settings(_Section, frozen=True):
     smtp: SmtpSettings = SmtpSettings()
     edge: EdgeSettings = EdgeSettings()
     tls: TlsSettings = TlsSettings()
+    cluster: ClusterSettings = ClusterSettings()
     delivery: DeliverySettings = DeliverySettings()
     dns: DnsSettings = DnsSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -57,12 +57,13 @@ class Listener(msgspec.Struct, frozen=True):
 
 
 def listeners_of(settings: Settings) -> tuple[Listener, ...]:
-    """Every address of the workers' doors."""
+    """Every address that workers listen on."""
     doors: tuple[tuple[Door, tuple[str, ...]], ...] = (
         ("http", settings.http.listen),
         ("https", settings.http.tls_listen),
         ("smtp", settings.smtp.listen),
         ("smtps", settings.smtp.tls_listen),
+        ("cluster", settings.cluster.listen),
     )
     return tuple(Listener(door, *split_address(text)) for door, texts in doors for text in texts)
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pigeonry.admission.domains import DomainBook
 from pigeonry.admission.gate import Gate
 from pigeonry.app.accounts import DEV_DOMAIN, Accounts
-from pigeonry.app.commanding import ask_beside, forwarding
-from pigeonry.app.config import own_hostname, smarthost_of, split_address
+from pigeonry.app.cluster_tls import ClusterTls
+from pigeonry.app.commanding import Commanding
+from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
 from pigeonry.app.doors import Doors
 from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE
 from pigeonry.app.node import Node, Parts
-from pigeonry.app.queue_commands import QUEUE_COMMANDS, command_handlers
+from pigeonry.app.queue_commands import command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
 from pigeonry.app.tls import reload, server_context
 from pigeonry.auth.keys import KeyRing
@@ -33,8 +34,6 @@ from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.reach import Reach
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
 from pigeonry.domain.errors import Fault
-from pigeonry.doors.commands.answering import by_name
-from pigeonry.doors.commands.owners import Owners
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
@@ -76,7 +75,6 @@ if TYPE_CHECKING:
     from pigeonry.domain.message import Accept, Message, MessageKey, Pending, Settle
     from pigeonry.domain.outcome import Outcome
     from pigeonry.domain.submission import Submission
-    from pigeonry.doors.commands.answering import Handler
     from pigeonry.ports.disk import Disk
     from pigeonry.ports.queue_store import Commit, RecoveryReport
     from pigeonry.queue.event_ids import EventIds
@@ -158,8 +156,8 @@ class Wiring:
         self._context = server_context(settings.tls.cert, settings.tls.key) if settings.tls.cert else None
         self._seal = load_seal(Path(sealing_key))
         self._dev = dev
-        self._data, self._me = data, Member(self._hostname, slot)
         self._build_stores(data, slot=slot, workers=workers)
+        self._build_members(slot=slot, workers=workers)
         self._build_senders()
 
     @classmethod
@@ -171,6 +169,7 @@ class Wiring:
         """
         wiring = cls(settings, **choices)
         wiring._build_queue(await event_ids(wiring._directory, wiring._ids, wiring._seal))
+        wiring._build_commanding(choices["data"])
         wiring._build_delivery()
         wiring._build_doors(
             EventSearch(wiring._index, wiring._clock, await page_secret(wiring._directory, wiring._ids, wiring._seal))
@@ -190,7 +189,7 @@ class Wiring:
             dispatcher=self._dispatcher,
             doors=doors,
             metrics=self._metrics,
-            commands=self._command_handlers(),
+            commanding=self._commanding,
             first=(self._keys.refresh, self._logins.refresh, self._domains.refresh),
             running=(
                 self._keys.run,
@@ -201,8 +200,14 @@ class Wiring:
                 self._retire_events,
                 self._smtp.run,
             ),
-            last=(self._index.close, self._identity.close, self._directory.close, self._coordinator.close),
-            reload_certificates=_reloader(self._settings, self._context),
+            last=(
+                self._commanding.close,
+                self._index.close,
+                self._identity.close,
+                self._directory.close,
+                self._coordinator.close,
+            ),
+            reload_certificates=(_reloader(self._settings, self._context), self._commanding.reload),
         )
         return Node(parts, drain_s=self._settings.node.drain_s, log=self._log)
 
@@ -276,8 +281,6 @@ class Wiring:
         self._coordinator = SqliteCoordinator(
             f"{data}/{COORDINATOR_FILE}", disk=shared, lane=lanes.lane("coordinator"), clock=clock
         )
-        members = [Member(self._me.node, number) for number in range(workers)]
-        self._ownership = EvenOwnership(members, shards=lambda: self._store.shard_count)
         self._index = SqliteEventIndex(data, disk=disk, lanes=lanes, clock=clock)
         self._consumer = IndexConsumer(self._store, self._index, clock)
 
@@ -304,23 +307,28 @@ class Wiring:
         self._commands = Commands(self._store, self._scheduler, self._clock, names)
         self._event_ids = names
 
-    def _command_handlers(self) -> Mapping[str, Handler]:
-        """What the Unix socket takes: for the messages of this worker, and for those of others."""
+    def _build_members(self, *, slot: int, workers: int) -> None:
+        settings, cluster = self._settings, self._settings.cluster
+        members = [
+            Member(node_name(settings), number, node_address(settings), settings.node.location)
+            for number in range(workers)
+        ]
+        self._me = members[slot]
+        self._ownership = EvenOwnership(members, shards=lambda: self._store.shard_count)
+        self._cluster_tls = ClusterTls(cluster.ca, cluster.cert, cluster.key) if cluster.cert else None
 
+    def _build_commanding(self, data: str) -> None:
         async def responsible(shard: int) -> bool:
             return await self._ownership.owner_of(shard) == self._me
 
-        own = command_handlers(self._commands, self._store, self._clock, responsible=responsible)
-        owners = Owners(
-            self._ownership,
-            node=self._me.node,
-            slot=self._me.slot,
-            act=by_name(own),
-            beside=ask_beside(self._data),
-            far=None,
+        self._commanding = Commanding(
+            command_handlers(self._commands, self._store, self._clock, responsible=responsible),
+            ownership=self._ownership,
+            me=self._me,
+            data=data,
+            tls=self._cluster_tls,
             clock=self._clock,
         )
-        return {**own, **forwarding(owners, QUEUE_COMMANDS)}
 
     def _build_delivery(self) -> None:
         delivery, clock, dice = self._settings.delivery, self._clock, self._dice
@@ -439,6 +447,7 @@ class Wiring:
                 "pigeonry_bodies_in_flight_octets": lambda: [((), gate.in_flight_octets + smtp.octets_in_flight)],
                 "pigeonry_shedding": lambda: [((), float(store.reason_to_shed() is not None))],
                 "pigeonry_index_lag_events": lambda: [((), self._consumer.lag())],
+                **self._commanding.samples(),
                 "pigeonry_log_head": lambda: [((), sum(map(store.head, store.shards())))],
             },
         )

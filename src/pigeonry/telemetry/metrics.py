@@ -69,6 +69,26 @@ CATALOGUE: Final = (
     Described("pigeonry_log_head", "gauge", "Events in the log of the shards owned: the sum of their highest numbers."),
     Described("pigeonry_index_lag_events", "gauge", "Events that are in the log and not in the search index yet."),
     Described(
+        "pigeonry_cluster_connections",
+        "gauge",
+        "Connections of other nodes for commands, once they have shown who they are.",
+    ),
+    Described(
+        "pigeonry_cluster_refused_total",
+        "counter",
+        "Connections for commands that were refused, by why: handshake, slow (others were quicker), peer (it is no "
+        "member, or speaks no version of ours), resources.",
+        ("reason",),
+    ),
+    Described(
+        "pigeonry_cluster_unreachable_total", "counter", "Commands to other nodes that came back without an answer."
+    ),
+    Described(
+        "pigeonry_cluster_certificate_expires_seconds",
+        "gauge",
+        "When the certificate that this node shows other nodes ends, in seconds since the Unix epoch.",
+    ),
+    Described(
         "pigeonry_loop_late_seconds", "histogram", "How late the event loop ran a timer: over 0.1 it is overloaded."
     ),
 )

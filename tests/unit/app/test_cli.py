@@ -137,6 +137,40 @@ def test_the_settings_are_shown_as_they_would_be_used(shell: Shell) -> None:
     assert shell.json("config", "schema") == json.loads(shell.run("config", "schema")[1])
 
 
+def test_certificates_of_nodes_are_made_and_renewed(shell: Shell) -> None:
+    folder = shell.folder / "certs"
+    made = shell.json("cluster", "certs", "make", str(folder), "--node", "a", "--node", "mx1.example.org")
+    names = ["ca.key", "ca.crt", "a.key", "a.crt", "mx1.example.org.key", "mx1.example.org.crt"]
+    assert made == {"files": [str(folder / name) for name in names]}
+    again = shell.json("cluster", "certs", "make", str(folder), "--node", "a", "--days", "30")
+    assert again == {"files": [str(folder / "a.crt")]}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--node", "ca"], "A node cannot be called ca"),
+        (["--node", "../x"], "'../x' is no name of a node"),
+        (["--node", "A"], "'A' is no name of a node"),
+        (["--node", ""], "'' is no name of a node"),
+        (["--node", "a" * 65], "is no name of a node"),
+        (["--node", "a", "--days", "0"], "--days: is between 1 and 3650"),
+    ],
+)
+def test_certificates_that_cannot_be_made_are_not(shell: Shell, words: list[str], sentence: str) -> None:
+    status, out, err = shell.run("cluster", "certs", "make", str(shell.folder / "certs"), *words)
+    assert (status, out) == (exits.FAILED, "")
+    assert sentence in err
+    assert not (shell.folder / "certs").exists()
+
+
+def test_a_folder_for_certificates_that_cannot_be_used_is_named(shell: Shell) -> None:
+    (shell.folder / "file").touch()
+    status, _, err = shell.run("cluster", "certs", "make", str(shell.folder / "file"), "--node", "a")
+    assert status == exits.FAILED
+    assert str(shell.folder / "file") in err
+
+
 def test_every_command_but_serve_can_be_read_by_a_program() -> None:
     silent = [
         f"{name}.{function}"

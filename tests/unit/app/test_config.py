@@ -8,6 +8,8 @@ from pigeonry.app.config import (
     ConfigInvalid,
     default_data,
     load,
+    node_address,
+    node_name,
     resolved,
     sealing_key_path,
     smarthost_of,
@@ -15,6 +17,7 @@ from pigeonry.app.config import (
     worker_count,
 )
 from pigeonry.app.tls import make_self_signed
+from support.clusters import certificates
 
 
 def written(folder: Path, text: str) -> str:
@@ -177,3 +180,54 @@ def test_systemd_names_the_data_folder_and_the_credential(tmp_path: Path) -> Non
     assert sealing_key_path(settings, {"STATE_DIRECTORY": "/var/lib/a"}) == "/var/lib/a.seal-key"
     (tmp_path / "pigeonry-seal").write_bytes(b"k")
     assert sealing_key_path(settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == str(tmp_path / "pigeonry-seal")
+
+
+def cluster(folder: Path, **changes: str) -> str:
+    certificates(folder / "certs", "a", "b")
+    values = {name: f"{folder}/certs/{file}" for name, file in (("ca", "ca.crt"), ("cert", "a.crt"), ("key", "a.key"))}
+    values = {"listen": "10.0.0.1:9300", **values, **changes}
+    lines = [f"{name} = {[value] if name == 'listen' else value!r}" for name, value in values.items() if value]
+    return "\n".join(["[cluster]", *lines, "[node]", 'name = "a"']).replace("'", '"') + "\n"
+
+
+def test_a_node_of_a_cluster_is_reached_by_what_it_listens_on_or_says(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, cluster(tmp_path)), {})
+    assert (node_name(settings), node_address(settings)) == ("a", "10.0.0.1:9300")
+    elsewhere = load(written(tmp_path, cluster(tmp_path, listen="[::]:9300", advertise="a.example.org:9300")), {})
+    assert node_address(elsewhere) == "a.example.org:9300"
+    alone = load(None, {"PIGEONRY_NODE__HOSTNAME": "Mail.Example.ORG"})
+    assert (node_name(alone), node_address(alone)) == ("mail.example.org", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"listen": "0.0.0.0:9300"},
+            "cluster.advertise: no other node reaches this one by 0.0.0.0:9300; say how it does",
+        ),
+        ({"listen": "[::]:9300"}, "cluster.advertise: no other node reaches this one by [::]:9300; say how it does"),
+        ({"advertise": "a:0"}, "cluster.advertise: no other node reaches this one by a:0; say how it does"),
+        ({"advertise": "a"}, "cluster.advertise: 'a' is not host:port, such as 127.0.0.1:8080"),
+        ({"listen": "abc"}, "cluster.listen: 'abc' is not host:port, such as 127.0.0.1:8080"),
+        ({"key": ""}, "cluster: ca, cert and key belong together; missing is key"),
+        ({"key": "", "ca": "", "cert": ""}, "cluster: ca, cert and key belong together; missing is ca, cert, key"),
+        (
+            {"cert": "{certs}/b.crt"},
+            "cluster: {certs}/ca.crt, {certs}/b.crt and {certs}/a.key cannot be used: key values mismatch",
+        ),
+        ({"cert": "{certs}/b.crt", "key": "{certs}/b.key"}, "cluster.cert: {certs}/b.crt names b, and this node is a"),
+        ({"ca": "/no/such"}, "cluster: /no/such cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_node_that_others_could_not_reach_or_believe_is_told_why(
+    tmp_path: Path, changes: dict[str, str], said: str
+) -> None:
+    certs = str(tmp_path / "certs")
+    text = cluster(tmp_path, **{name: value.replace("{certs}", certs) for name, value in changes.items()})
+    assert problems(tmp_path, text) == [said.replace("{certs}", certs)]
+
+
+@pytest.mark.parametrize("name", ["A", "a b", "a/b", "-a", "a-", "a..b", ".", "*.test", "a" * 65, "a\\n"])
+def test_a_name_that_no_certificate_could_carry_is_none(tmp_path: Path, name: str) -> None:
+    assert "is no name of a node" in problems(tmp_path, f'[node]\nname = "{name}"\n')[0] or len(name) > 64

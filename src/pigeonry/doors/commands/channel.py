@@ -5,7 +5,7 @@ version is agreed on in the handshake: each end offers those it speaks, and the 
 whoever was called says the first word: an answer with its release, or why it refuses. So a caller knows that it was let
 in before it asks for anything, and that nothing was done when it was not.
 
-Standards: RFC 8446 (TLS 1.3), RFC 7301 (ALPN), RFC 6125 section 6.4 (names, without its wildcards).
+Standards: RFC 8446 (TLS 1.3), RFC 7301 (ALPN).
 """
 
 from __future__ import annotations

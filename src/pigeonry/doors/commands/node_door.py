@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from pigeonry.doors.commands.answering import Act
     from pigeonry.ports.environment import Clock
 
-__all__ = ["DoorLimits", "NodeDoor"]
+__all__ = ["REASONS", "DoorLimits", "NodeDoor"]
 
 _LOG: Final = structlog.stdlib.get_logger("pigeonry.doors.commands")
+REASONS: Final = ("handshake", "slow", "peer", "resources")
+"""Why a connection is refused: it is no TLS of ours, another was quicker, it is no member's, we have no room for it."""
 ACCEPT_PAUSE_S: Final = 1.0  # without descriptors or memory for one more connection, the next is taken after a while
 TOLD_PAUSE_S: Final = 10.0  # refusals are told this often at most, however many there are
 SHUTDOWN_S: Final = 1.0  # for a peer to say goodbye; then the connection is cut
@@ -92,7 +94,7 @@ class NodeDoor:
         self._generation = 0
         self._told_at = -TOLD_PAUSE_S
         self._untold = 0
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
 
     @property
     def connections(self) -> int:

@@ -99,6 +99,7 @@ class Peers:
         self._limits = limits or PeerLimits()
         self._nodes: dict[str, _Node] = {}
         self._generation = 0
+        self.unanswered = 0
 
     async def call(self, member: Member, command: Command, *, timeout_s: float) -> Any:
         """Ask a member of another node; its result, decoded.
@@ -206,6 +207,7 @@ class Peers:
         return _Connection(reader, writer, generation)
 
     def _tell(self, node: _Node, member: Member, error: Exception) -> None:
+        self.unanswered += 1
         now = self._clock.monotonic()
         if now - node.told_at >= TOLD_PAUSE_S:
             node.told_at = now

@@ -51,7 +51,7 @@ async def test_a_member_is_answered_and_its_connection_is_used_again(good: Path)
             await ask(peers, node.member(), "nothing")
         assert await ask(peers, node.member(), argument="x") == "xx"
         assert node.door.connections == 1
-        assert node.door.refused == {}
+        assert node.door.refused.total() == 0
         peers.close()
 
 

@@ -1,0 +1,243 @@
+"""Two nodes, each with a data folder, a certificate and a process of its own: commands cross between them, or are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from pigeonry.app.sockets import command_address
+from pigeonry.domain.errors import NotFound, NotOwner, OwnerUnreachable
+from pigeonry.domain.message import MessageKey
+from pigeonry.doors.commands.client import NobodyListens, call
+from pigeonry.ports.ownership import Member
+from support.clusters import ask, calling, certificates, raw, shown
+from support.process import Daemon, free_port, until
+from support.serving import Receiver, Serving, serving
+
+ROOT = Path(__file__).parents[2]
+
+
+class Cluster:
+    """The nodes a and b."""
+
+    def __init__(self, folder: Path, receiver: int) -> None:
+        self.folder = folder
+        self.certificates = certificates(folder / "certificates", "a", "b")
+        ports = {name: free_port() for name in "ab"}
+        self.table = [[name, slot, f"127.0.0.1:{ports[name]}"] for slot, name in enumerate("ab")]
+        self.nodes: dict[str, Serving] = {}
+        for name in "ab":
+            (folder / name).mkdir()
+            node = self.nodes[name] = Serving(folder / name, workers=1, receiver=receiver)
+            node.configure(
+                more=f'[cluster]\nlisten = ["127.0.0.1:{ports[name]}"]\nca = "{self.certificates}/ca.crt"\n'
+                f'cert = "{self.certificates}/{name}.crt"\nkey = "{self.certificates}/{name}.key"\n'
+            )
+            node.config.write_text(node.config.read_text().replace("[node]", f'[node]\nname = "{name}"'))
+
+    def start(self, name: str) -> None:
+        node = self.nodes[name]
+        command = [
+            sys.executable,
+            str(ROOT / "tests/support/static_node.py"),
+            str(node.config),
+            json.dumps(self.table),
+            name,
+        ]
+        node.daemon = daemon = Daemon(command, node.folder / "node.log", {"PYTHONPATH": str(ROOT / "tests")})
+        until(lambda: self.answers(name) or daemon.process.poll() is not None, f"{name} answers", 60.0)
+        assert daemon.process.poll() is None, daemon.tail()
+
+    def stop(self, name: str, sig: signal.Signals = signal.SIGTERM) -> None:
+        daemon = self.nodes[name].daemon
+        assert daemon is not None
+        daemon.stop(sig)
+
+    def answers(self, name: str) -> bool:
+        try:
+            self.ask(name, "metrics", None)
+        except (OwnerUnreachable, FileNotFoundError):
+            return False
+        return True
+
+    def ask(self, name: str, command: str, argument: Any) -> Any:
+        """Ask a node by its Unix socket."""
+        slot = next(member[1] for member in self.table if member[0] == name)
+        with command_address(f"{self.nodes[name].folder}/data", slot) as path:
+            return asyncio.run(call(path, command, argument, timeout_s=30.0))
+
+    def forward(self, name: str, command: str, key: str) -> Any:
+        shard = MessageKey.parse(key).shard
+        return self.ask(name, "forward", {"name": command, "argument": {"key": key}, "shard": shard})
+
+    def waiting(self, asked: str) -> dict[str, list[str]]:
+        """Keys of what waits at each node, as one of them tells."""
+        told = self.ask(asked, "forward.all", {"name": "queue.show"})
+        return {one["node"]: [row["key"] for row in one["result"]] for one in told}
+
+    def log(self, name: str) -> str:
+        return (self.nodes[name].folder / "node.log").read_text()
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[tuple[Cluster, Receiver]]:
+    receiver = Receiver()
+    made = Cluster(folder, receiver.port)
+    try:
+        for name in "ab":
+            made.start(name)
+        yield made, receiver
+    finally:
+        for name in "ab":
+            made.stop(name)
+        receiver.stop()
+
+
+def send_later(node: Serving, count: int) -> None:
+    """Have messages wait in a node."""
+    key = node.key_for("ours.test")
+    for number in range(count):
+        later = {"o:deliverytime": formatdate(time.time() + 3600)}
+        assert node.post("ours.test", key, f"r{number}@{node.config.parent.name}.dest.test", **later) == 200
+
+
+def test_a_command_reaches_the_owner_on_the_other_node_and_what_is_in_the_way_is_said(tmp_path: Path) -> None:
+    with cluster(tmp_path) as (nodes, receiver):
+        for name in "ab":
+            send_later(nodes.nodes[name], 6)
+        owned = nodes.waiting("a")
+        assert nodes.waiting("b") == owned
+        assert {name: len(keys) for name, keys in owned.items()} == {"a": 6, "b": 6}
+
+        for asked, owner in (("a", "b"), ("b", "a")):
+            keys = owned[owner]
+            assert nodes.forward(asked, "queue.drop", keys[0])["done"] == 1
+            assert nodes.forward(asked, "queue.cancel", keys[1])["done"] == 1
+            assert nodes.forward(asked, "queue.retry", keys[2])["done"] == 1
+            with pytest.raises(NotOwner):
+                nodes.ask(asked, "queue.drop", {"key": keys[3]})
+            nobodys = MessageKey(MessageKey.parse(keys[0]).shard, 20_000, 7).text()
+            with pytest.raises(NotFound):
+                nodes.forward(asked, "queue.drop", nobodys)
+        until(lambda: len(receiver.by_recipient) == 2, "those that were hastened are delivered")
+
+        # The owner's process ends, and comes back.
+        nodes.stop("b", signal.SIGKILL)
+        with pytest.raises(OwnerUnreachable) as caught:
+            nodes.forward("a", "queue.drop", owned["b"][3])
+        assert caught.value.retry_after_s
+        assert "node_unreachable" in nodes.log("a")
+        nodes.start("b")
+        assert nodes.forward("a", "queue.drop", owned["b"][3])["done"] == 1
+
+        # A new authority: who has it trusts nobody else, until the other has it as well.
+        for path in nodes.certificates.iterdir():
+            path.unlink()
+        certificates(nodes.certificates, "a", "b")
+        nodes.nodes["a"].signal(signal.SIGHUP)
+        until(lambda: not reaches(nodes, "a", owned["b"][0]), "a trusts the new authority alone")
+        assert not reaches(nodes, "b", owned["a"][0])
+        assert "node_refused" in nodes.log("a")
+        nodes.nodes["b"].signal(signal.SIGHUP)
+        until(lambda: reaches(nodes, "a", owned["b"][0]) and reaches(nodes, "b", owned["a"][0]), "both do")
+
+
+def reaches(nodes: Cluster, asked: str, key: str) -> bool:
+    """Whether a node reaches the owner of a message that has ended."""
+    try:
+        return bool(nodes.forward(asked, "queue.drop", key)["ended"])
+    except OwnerUnreachable:
+        return False
+
+
+def test_a_node_lets_nobody_in_who_is_no_node_and_goes_on_sending_mail(tmp_path: Path) -> None:
+    good, foreign = certificates(tmp_path / "good", "a", "stranger"), certificates(tmp_path / "foreign", "a")
+    past = tmp_path / "past"
+    past.mkdir()
+    for name in ("ca.crt", "ca.key"):
+        (past / name).write_bytes((good / name).read_bytes())
+    certificates(past, "a", age_days=3, days=2)
+    port = free_port()
+    more = (
+        f'[cluster]\nlisten = ["127.0.0.1:{port}"]\nca = "{good}/ca.crt"\ncert = "{good}/a.crt"\nkey = "{good}/a.key"\n'
+    )
+    with serving(tmp_path, start=False, more=more) as (node, receiver):
+        node.config.write_text(node.config.read_text().replace("[node]", '[node]\nname = "a"'))
+        node.start()
+        with contextlib.ExitStack() as silent:
+            for _ in range(300):
+                silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10.0))
+            uvloop.run(besiege(port, good, foreign, past))
+        node.send("r@dest.test")
+        until(lambda: receiver.by_recipient["r@dest.test"] == 1, "mail goes on")
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.ops}/metrics", timeout=5) as answer:
+            page = answer.read().decode()
+        for reason in ("handshake", "peer"):
+            counts = [
+                line
+                for line in page.splitlines()
+                if line.startswith("pigeonry_cluster_refused_total{") and f'reason="{reason}"' in line
+            ]
+            assert sum(float(line.rpartition(" ")[2]) for line in counts) >= 1, reason
+        assert "Traceback" not in (tmp_path / "node.log").read_text()
+        assert node.stop() == 0
+
+
+async def besiege(port: int, good: Path, foreign: Path, past: Path) -> None:
+    """All who should not get in try, and each time a node gets in and is answered by the worker that it means."""
+    await expect_answers(port, good)
+    for tls in (shown(foreign, "a", ca=good), shown(past, "a", ca=good), shown(good, "stranger")):
+        with pytest.raises(NobodyListens):
+            await ask(calling(tls), Member("a", 0, f"127.0.0.1:{port}"), "queue.show", {})
+        await expect_answers(port, good)
+    with pytest.raises(NobodyListens):  # the node is not who it should be
+        await ask(calling(shown(good, "a")), Member("b", 0, f"127.0.0.1:{port}"), "queue.show", {})
+    for octets in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(100_000), b"\x16\x03\x01\xff\xff" + bytes(100_000)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(octets)
+        writer.write_eof()
+        with contextlib.suppress(ConnectionError):
+            assert len(await reader.read()) < 100
+        writer.close()
+    await expect_answers(port, good)
+    peers = calling(shown(good, "a"))
+    # From here on within TLS, as a node that has gone wrong.
+    for octets in (
+        (1 << 31).to_bytes(4, "big"),
+        (1000).to_bytes(4, "big") + b"x",
+        b"\x00\x00",
+        b"\x00\x00\x00\x01\xc1",
+    ):
+        async with raw(port, shown(good, "a")) as peer:
+            await peer.hear()
+            peer.say(octets)
+            await peer.writer.drain()
+        await expect_answers(port, good)
+    for name, slot in itertools.product(("metrics", "forward", "forward.all", "nothing"), (0, 1)):
+        with pytest.raises(NotFound):
+            await ask(peers, Member("a", slot, f"127.0.0.1:{port}"), name, {})
+    peers.close()
+
+
+async def expect_answers(port: int, good: Path) -> None:
+    peers = calling(shown(good, "a"))
+    for slot in (0, 1):
+        assert await ask(peers, Member("a", slot, f"127.0.0.1:{port}"), "queue.show", {}) == []
+    with pytest.raises(OwnerUnreachable):
+        await ask(peers, Member("a", 7, f"127.0.0.1:{port}"), "queue.show", {})
+    peers.close()
