@@ -23,6 +23,7 @@ __all__ = [
     "COORDINATOR_FILE",
     "DIRECTORY_FILE",
     "IDENTITY_FILE",
+    "QUOTA_FILE",
     "FolderUnusable",
     "check_owner",
     "claim",
@@ -32,6 +33,7 @@ __all__ = [
 COORDINATOR_FILE: Final = "coordinator.db"
 DIRECTORY_FILE: Final = "directory.db"
 IDENTITY_FILE: Final = "identity.db"
+QUOTA_FILE: Final = "quota.db"
 
 
 class FolderUnusable(Exception):

@@ -240,8 +240,12 @@ class DeliverySettings(_Section, frozen=True):
     ] = ()
     connections_per_site_max: Annotated[
         int,
-        Meta(ge=1, le=1000, description="Most connections of one worker to one site (all domains with the same MX)."),
-    ] = 20
+        Meta(
+            ge=1,
+            le=1000,
+            description="Most connections of all workers together to one site (all domains with the same MX).",
+        ),
+    ] = 40
     connections_max: Annotated[
         int, Meta(ge=1, le=10_000, description="Most outgoing connections of one worker over all sites.")
     ] = 500

@@ -18,7 +18,7 @@ from pigeonry.app.cluster_tls import ClusterTls
 from pigeonry.app.commanding import Commanding
 from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
 from pigeonry.app.doors import Doors
-from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE
+from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE, QUOTA_FILE
 from pigeonry.app.node import Node, Parts
 from pigeonry.app.queue_commands import command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
@@ -57,12 +57,14 @@ from pigeonry.queue.ready import ReadyQueues
 from pigeonry.queue.retry import RetrySchedule
 from pigeonry.queue.scheduler import Scheduler
 from pigeonry.queue.settlement import settle
+from pigeonry.quota.shares import Shares
 from pigeonry.stores.even_ownership import EvenOwnership
 from pigeonry.stores.sqlite.coordinator import SqliteCoordinator
 from pigeonry.stores.sqlite.documents import SqliteDocuments
 from pigeonry.stores.sqlite.event_index import SqliteEventIndex
 from pigeonry.stores.sqlite.limits import Limits as StoreLimits
 from pigeonry.stores.sqlite.queue_store import SqliteStore
+from pigeonry.stores.sqlite.quota import SqliteQuota
 from pigeonry.telemetry.metrics import Metrics, Tally
 
 if TYPE_CHECKING:
@@ -198,6 +200,7 @@ class Wiring:
                 self._scheduler.run,
                 self._consumer.run,
                 self._retire_events,
+                self._shares.run,
                 self._smtp.run,
             ),
             last=(
@@ -206,6 +209,8 @@ class Wiring:
                 self._identity.close,
                 self._directory.close,
                 self._coordinator.close,
+                self._shares.close,
+                self._quota.close,
             ),
             reload_certificates=(_reloader(self._settings, self._context), self._commanding.reload),
         )
@@ -281,6 +286,8 @@ class Wiring:
         self._coordinator = SqliteCoordinator(
             f"{data}/{COORDINATOR_FILE}", disk=shared, lane=lanes.lane("coordinator"), clock=clock
         )
+        self._quota = SqliteQuota(f"{data}/{QUOTA_FILE}", disk=shared, lane=lanes.lane("quota"), clock=clock)
+        self._shares = Shares(self._quota, name=f"{slot}", clock=clock, ids=self._ids, log=self._log)
         self._index = SqliteEventIndex(data, disk=disk, lanes=lanes, clock=clock)
         self._consumer = IndexConsumer(self._store, self._index, clock)
 
@@ -370,6 +377,7 @@ class Wiring:
                 connections_max=delivery.connections_max,
                 messages_per_connection=delivery.messages_per_connection_max,
             ),
+            shares=self._shares.share,
         )
         self._scheduler.dispatch = self._dispatcher.dispatch
 
@@ -439,6 +447,8 @@ class Wiring:
                 "pigeonry_queue_recipients": lambda: [((), self._scheduler.in_memory)],
                 "pigeonry_content_octets": lambda: [((), self._content.octets)],
                 "pigeonry_delivery_connections": lambda: [((), self._dispatcher.connections)],
+                "pigeonry_quota_units": lambda: [(("held",), self._shares.units), (("used",), self._shares.used)],
+                "pigeonry_quota_shrunk": lambda: [((), float(self._shares.shrunk))],
                 "pigeonry_door_connections": lambda: [
                     (("http",), doors.web_connections),
                     (("smtp",), len(smtp.connections)),

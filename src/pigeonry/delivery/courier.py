@@ -115,7 +115,7 @@ class Parts(msgspec.Struct, frozen=True):
 class Courier:
     """Serves one lane with one connection at a time."""
 
-    __slots__ = ("_coming", "_lane", "_opened", "_parts", "_prepared", "_settling", "_unsettled")
+    __slots__ = ("_coming", "_lane", "_opened", "_parts", "_prepared", "_settling", "_unsettled", "leaving")
 
     def __init__(self, parts: Parts, lane: Lane) -> None:
         self._parts = parts
@@ -125,6 +125,8 @@ class Courier:
         self._prepared: Prepared | None = None  # it, as it was made for the connection if it is begun there
         self._unsettled = 0  # outcomes on their way to the store
         self._settling: asyncio.Future[None] | None = None
+        self.leaving = False
+        """Whether it ends since other workers are to have its connection."""
 
     async def run(self) -> None:
         """Work until there is none, or no connection to do it with."""
@@ -151,6 +153,10 @@ class Courier:
             return coming
         while True:
             if parts.ending():
+                return None
+            if lane.over:
+                self.leaving = True
+                lane.leaving += 1
                 return None
             opened = self._opened
             if opened is not None and not opened.connection.usable:
@@ -361,6 +367,7 @@ class Courier:
             or self._unsettled + 1 >= parts.limits.unsettled_per_connection  # nobody waits with an envelope out
             or parts.settling.paused
             or parts.ending()
+            or self._lane.over
             or not parts.turnstile.free()
         ):
             return None

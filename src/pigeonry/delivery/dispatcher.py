@@ -33,6 +33,7 @@ from pigeonry.ports.queue_store import QueueStore
 from pigeonry.protocol.dkim.signer import DkimSigner
 from pigeonry.queue.ready import ReadyQueues
 from pigeonry.queue.settlement import TEST_MODE
+from pigeonry.quota.shares import Share
 from pigeonry.telemetry.log import Logger
 
 __all__ = ["Dispatcher"]
@@ -53,6 +54,7 @@ class Dispatcher:
         domain: A sending domain with its settings.
         render: For batch messages.
         source: Local address to send from, empty for the system's choice.
+        shares: This worker's share of a limit, by the limit's name and units; alone it has all of it.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class Dispatcher:
         log: Logger,
         limits: DeliveryLimits | None = None,
         source: str = "",
+        shares: Callable[[str, int], Share] = Share,
     ) -> None:
         self._ready = ready
         self._router = router
         self._dice = dice
         self._limits = limits or DeliveryLimits()
         self._source = source
+        self._shares = shares
         self._parts = Parts(
             content=content,
             settling=scheduler,
@@ -190,33 +194,58 @@ class Dispatcher:
     def _enqueue(self, route: Route, pending: Pending) -> None:
         lane = self._lanes.get(route.site)
         if lane is None:
-            lane = self._lanes[route.site] = Lane(EgressPath(self._source, route.site), route)
+            lane = self._lanes[route.site] = self._lane(route)
         else:
             lane.route = route
         self._ready.push(lane.path, pending)
         self._stir(lane)
 
+    def _lane(self, route: Route) -> Lane:
+        path, ready = EgressPath(self._source, route.site), self._ready
+        share = self._shares(f"connections:{path.source}:{path.site}", self._limits.connections_per_path)
+        lane = Lane(path, route, share)
+        share.needed = lambda: self._needed(lane)
+        share.weight = lambda: max(1.0, ready.tenants(path))
+        share.changed = lambda: self._adapt(lane)
+        return lane
+
+    def _needed(self, lane: Lane) -> int:
+        """How many connections its work could use."""
+        if self._ending or lane.failures:
+            return lane.couriers
+        return lane.couriers - len(lane.idle) + self._ready.backlog(lane.path)
+
+    def _adapt(self, lane: Lane) -> None:
+        """Other workers leave more connections to this one, or are to have some of its."""
+        lane.dismiss_idle()
+        for _ in range(min(lane.share.allowed - lane.couriers, self._ready.backlog(lane.path))):
+            self._stir(lane)
+
     def _stir(self, lane: Lane) -> None:
         """See to it that somebody serves a lane for which something waits."""
         if self._ending or self._tasks is None or lane.wake_one():
             return
-        allowed = 1 if lane.failures else self._limits.connections_per_path
-        if lane.resting or lane.couriers >= allowed:
+        if lane.resting or (lane.failures and lane.couriers):
+            return
+        if lane.couriers >= lane.share.allowed:
+            lane.share.more()
             return
         if self._couriers >= self._limits.connections_max:
             self._hungry[lane.path.site] = lane
             return
-        lane.couriers += 1
-        self._couriers += 1
-        self._tasks.create_task(self._serve(lane))
+        if lane.share.take():
+            self._couriers += 1
+            self._tasks.create_task(self._serve(lane))
 
     async def _serve(self, lane: Lane) -> None:
+        courier = Courier(self._parts, lane)
         try:
-            await Courier(self._parts, lane).run()
+            await courier.run()
         except Exception:  # one courier's bug must not stop the others
             self._parts.log.exception("courier_failed", site=lane.path.site)
         finally:
-            lane.couriers -= 1
+            lane.leaving -= courier.leaving
+            lane.share.give()
             self._couriers -= 1
             self._check_quiet()
             self._hand_on(lane)

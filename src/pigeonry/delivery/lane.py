@@ -10,6 +10,7 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.domain.outcome import Deferred
 from pigeonry.domain.route import EgressPath, Route
 from pigeonry.ports.environment import Dice
+from pigeonry.quota.shares import Share
 
 __all__ = ["Lane"]
 
@@ -22,15 +23,17 @@ class Lane:
     Args:
         path: Its key in the ready queues.
         route: The hosts, as they were last found.
+        share: Of the connections that all workers together may have to it.
     """
 
-    __slots__ = ("_resting", "couriers", "failure", "failures", "idle", "path", "route", "sweeping")
+    __slots__ = ("_resting", "failure", "failures", "idle", "leaving", "path", "route", "share", "sweeping")
 
-    def __init__(self, path: EgressPath, route: Route) -> None:
+    def __init__(self, path: EgressPath, route: Route, share: Share) -> None:
         self.path = path
         self.route = route
-        self.couriers = 0
-        """Connections that stand or are being opened."""
+        self.share = share
+        self.leaving = 0
+        """Couriers that were too many and are about to end."""
         self.idle: list[asyncio.Future[bool]] = []
         """Couriers without work, the last one to become idle at the end: it is woken first, so that others can end."""
         self.failures = 0
@@ -38,6 +41,16 @@ class Lane:
         self.failure: Deferred | None = None
         self.sweeping = False
         self._resting: asyncio.TimerHandle | None = None
+
+    @property
+    def couriers(self) -> int:
+        """Connections that stand or are being opened."""
+        return self.share.used
+
+    @property
+    def over(self) -> bool:
+        """Whether other workers are to have one of its connections."""
+        return self.share.used - self.leaving > self.share.allowed
 
     @property
     def resting(self) -> bool:
@@ -52,6 +65,15 @@ class Lane:
                 waiter.set_result(True)
                 return True
         return False
+
+    def dismiss_idle(self) -> None:
+        """End couriers without work, as many as there are too many of."""
+        for _ in range(self.share.used - self.leaving - self.share.allowed):
+            if not self.idle:
+                return
+            waiter = self.idle.pop(0)
+            if not waiter.done():
+                waiter.set_result(False)
 
     def worked(self) -> None:
         """A server took part in a conversation: what failed before is over."""

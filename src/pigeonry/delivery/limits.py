@@ -8,10 +8,11 @@ __all__ = ["DeliveryLimits"]
 
 
 class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much may be under way at once, for one worker.
+    """How much may be under way at once, for one worker if nothing else is said.
 
     Args:
-        connections_per_path: To one site from one source. Receivers commonly allow 20 to 50 from one address.
+        connections_per_path: To one site from one source, over all workers that share the limit. Receivers commonly
+            allow 20 to 50 from one address.
         connections_max: To all sites. A connection costs a file descriptor and some 20 KB.
         messages_per_connection: Then the connection is closed, so that other sites get their turn when all
             connections are taken, and a balanced site gets us spread anew.

@@ -82,6 +82,11 @@ class ReadyQueues:
         waiting = self._paths.get(path)
         return 0 if waiting is None else waiting.backlog
 
+    def tenants(self, path: EgressPath) -> int:
+        """For how many tenants something waits there."""
+        waiting = self._paths.get(path)
+        return 0 if waiting is None else len(waiting.tenants)
+
     def paths(self) -> Iterator[EgressPath]:
         """The paths for which something waits."""
         return iter(tuple(self._paths))

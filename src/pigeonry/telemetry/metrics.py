@@ -57,6 +57,17 @@ CATALOGUE: Final = (
     Described("pigeonry_queue_recipients", "gauge", "Recipients in memory: waiting, dispatched or in an attempt."),
     Described("pigeonry_content_octets", "gauge", "Octets of messages kept in memory for their first attempt."),
     Described("pigeonry_delivery_connections", "gauge", "Outgoing connections, standing or being opened."),
+    Described(
+        "pigeonry_quota_units",
+        "gauge",
+        "Units of limits that hold over all workers, such as connections to a site: held by this worker, and used.",
+        ("state",),
+    ),
+    Described(
+        "pigeonry_quota_shrunk",
+        "gauge",
+        "1 while shares of limits cannot be renewed: only safe parts of them are used, none where the limit is 1.",
+    ),
     Described("pigeonry_door_connections", "gauge", "Incoming connections that stand.", ("door",)),
     Described(
         "pigeonry_proxy_headers_refused_total",

@@ -23,6 +23,7 @@ from pigeonry.domain.message import RecipientState as State
 from pigeonry.domain.outcome import Outcome
 from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain, TlsPeer
 from pigeonry.queue.ready import ReadyQueues
+from pigeonry.quota.shares import Share
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededDice
 from pigeonry.testing.loop import VirtualLoop
@@ -347,9 +348,11 @@ class Stage:
             reach=self.reach,
         )
 
-    def dispatcher(self, **limits: Any) -> Dispatcher:
+    def dispatcher(
+        self, *, ready: ReadyQueues | None = None, shares: Callable[[str, int], Share] = Share, **limits: Any
+    ) -> Dispatcher:
         return Dispatcher(
-            ready=self.ready,
+            ready=ready or self.ready,
             content=self,
             scheduler=self,
             store=self.store,  # type: ignore[arg-type]
@@ -363,6 +366,7 @@ class Stage:
             dice=self.dice,
             log=structlog.get_logger(),
             limits=DeliveryLimits(**limits),
+            shares=shares,
         )
 
     def deliver(self, *pendings: Pending, seconds: float = 30.0, **limits: Any) -> None:
