@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from pigeonry.domain.errors import NotFound, StoreBusy
 from pigeonry.domain.message import Options
@@ -98,7 +99,7 @@ def test_refused_envelope_is_of_its_own_message_only(stage, replies, kind):
     assert len(stage.servers) == 1
 
 
-def test_message_after_one_that_meets_a_bug_when_it_ends_is_given_back(stage, capsys):
+def test_message_after_one_that_meets_a_bug_when_it_ends_is_given_back(stage):
     settlement = stage.settlement
 
     def buggy(pending, message, outcome):
@@ -107,8 +108,9 @@ def test_message_after_one_that_meets_a_bug_when_it_ends_is_given_back(stage, ca
         return settlement(pending, message, outcome)
 
     stage.settlement = buggy
-    send(stage)
-    assert "courier_failed" in capsys.readouterr().out
+    with capture_logs() as logs:
+        send(stage)
+    assert [entry["event"] for entry in logs] == ["courier_failed"]
     assert stage.postponed == [2]
     assert len(stage.arrived) == 1
 
