@@ -48,9 +48,10 @@ drills: $(STAMPS)/installed ## The full drills; figures and timelines go to docs
 		--measured "commit $$(git describe --always --dirty)" --record docs/drills/durability.txt
 
 lock: $(STAMPS)/uv ## Resolve the dependencies anew: all of them, and those that a node in production has
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group dev \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group dev --extra cassandra \
 		--output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --constraint requirements.lock \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --extra cassandra \
+		--constraint requirements.lock \
 		--output-file requirements-serve.lock pyproject.toml
 
 clean: ## Remove the environment and all caches

@@ -1,0 +1,190 @@
+"""The session against real nodes: what comes back, what is refused, what is in doubt."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import pytest
+import uvloop
+
+from pigeonry.domain.errors import StoreBusy, StoreInDoubt
+from pigeonry.net.environment import SystemClock
+from pigeonry.stores.cassandra import session as module
+from pigeonry.stores.cassandra.session import CassandraSettings, Consistency, QueryRefused, Session
+from pigeonry.testing.cassandra import Cluster
+from support.cassandra import blocking, make_keyspace
+
+TABLES = (
+    "CREATE TABLE kinds (k int PRIMARY KEY, i int, b bigint, o blob, t text, d double, u uuid, y boolean, n tinyint)",
+    "CREATE TABLE line (k int, n int, v blob, PRIMARY KEY (k, n))",
+    "CREATE TABLE lease (k int PRIMARY KEY, owner text, epoch int)",
+)
+UUID_ = UUID("12345678-1234-5678-1234-567812345678")
+_keys = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def shared(cassandra: Cluster) -> CassandraSettings:
+    return _settings(cassandra, blocking(make_keyspace(cassandra, "session_test", *TABLES)))
+
+
+@pytest.fixture
+async def session(shared: CassandraSettings) -> AsyncIterator[Session]:
+    async with _opened(shared) as made:
+        yield made
+
+
+@pytest.fixture
+def key() -> int:
+    return next(_keys)
+
+
+def _settings(cluster: Cluster, name: str) -> CassandraSettings:
+    location = cluster.nodes[0].seat.location
+    return CassandraSettings(contact_points=cluster.contact_points(location), local_datacenter=location, keyspace=name)
+
+
+@asynccontextmanager
+async def _opened(settings: CassandraSettings) -> AsyncIterator[Session]:
+    made = await Session.open(settings, SystemClock())
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+INSERT = "INSERT INTO kinds (k, i, b, o, t, d, u, y, n) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+SELECT = "SELECT i, b, o, t, d, u, y, n FROM kinds WHERE k = ?"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1, 2, b"\x00\xff", "grüße", 0.1, UUID_, True, 3),
+        (-(2**31), -(2**63), b"", "", -1e300, UUID_, False, -128),
+        (2**31 - 1, 2**63 - 1, bytes(100_000), "a\x00b", 1234567890.123456, UUID_, True, 127),
+        (None, None, None, None, None, None, None, None),
+    ],
+)
+async def test_values_come_back_as_they_were_and_null_as_none(session: Session, key: int, values: tuple) -> None:
+    await session.execute(INSERT, (key, *values), timeout_s=5.0)
+    read = tuple(str(value) if isinstance(value, UUID) else value for value in values)
+    assert await session.execute(SELECT, (key,), timeout_s=5.0) == [read]
+
+
+async def test_what_is_not_there_is_no_row(session: Session, key: int) -> None:
+    assert await session.execute(SELECT, (key,), timeout_s=5.0) == []
+
+
+async def test_a_batch_and_pages(session: Session, key: int) -> None:
+    insert = "INSERT INTO line (k, n, v) VALUES (?, ?, ?)"
+    await session.batch([(insert, (key, n, bytes(1000))) for n in range(50)], timeout_s=5.0)
+    read = "SELECT n FROM line WHERE k = ?"
+    pages = [page async for page in session.pages(read, (key,), timeout_s=5.0, page_rows=20)]
+    assert [len(page) for page in pages] == [20, 20, 10]
+    assert [n for page in pages for (n,) in page] == list(range(50))
+    assert [page async for page in session.pages(read, (-key,), timeout_s=5.0, page_rows=20)] == []
+    assert len(await session.execute(read, (key,), timeout_s=5.0)) == 50
+
+
+async def test_a_condition_says_whether_it_applied_and_what_is_there_else(session: Session, key: int) -> None:
+    insert = "INSERT INTO lease (k, owner, epoch) VALUES (?, ?, ?) IF NOT EXISTS"
+    assert await session.conditional(insert, (key, "a", 1), timeout_s=5.0) == (True, {})
+    assert await session.conditional(insert, (key, "b", 1), timeout_s=5.0) == (
+        False,
+        {"k": key, "owner": "a", "epoch": 1},
+    )
+    update = "UPDATE lease SET owner = ?, epoch = ? WHERE k = ? IF epoch = ?"
+    serial = Consistency.LOCAL_SERIAL
+    assert await session.conditional(update, ("b", 3, key, 2), timeout_s=5.0, serial=serial) == (False, {"epoch": 1})
+    assert await session.conditional(update, ("b", 2, key, 1), timeout_s=5.0, serial=serial) == (True, {})
+    read = "SELECT owner, epoch FROM lease WHERE k = ?"
+    assert await session.execute(read, (key,), timeout_s=5.0, consistency=Consistency.SERIAL) == [("b", 2)]
+
+
+@pytest.mark.parametrize(
+    ("cql", "values"),
+    [
+        ("SELECT nothing FROM nowhere", ()),
+        ("SELEC", ()),
+        (SELECT, ("text",)),
+        (SELECT, (2**31,)),
+        (SELECT, (object(),)),
+        (SELECT, ()),
+        (SELECT, (1, 2)),
+    ],
+)
+async def test_a_wrong_statement_is_refused_and_says_so(session: Session, cql: str, values: tuple) -> None:
+    with pytest.raises(QueryRefused):
+        await session.execute(cql, values, timeout_s=5.0)
+    assert await session.execute(SELECT, (-1,), timeout_s=5.0) == []
+
+
+async def test_who_waits_for_a_place_is_refused_when_its_time_is_over(
+    session: Session, key: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = "INSERT INTO line (k, n, v) VALUES (?, ?, ?)"
+    session._places = asyncio.Semaphore(2)
+    writes = [session.execute(insert, (key, n, b""), timeout_s=5.0) for n in range(200)]
+    assert await asyncio.gather(*writes) == [[]] * 200
+    async with session._places, session._places:
+        with pytest.raises(StoreBusy):
+            await session.execute(insert, (key, 1000, b""), timeout_s=0.01)
+        monkeypatch.setattr(module, "WAITING_MAX", 0)
+        with pytest.raises(StoreBusy):
+            await session.execute(insert, (key, 1000, b""), timeout_s=5.0)
+    rows = await session.execute("SELECT n FROM line WHERE k = ?", (key,), timeout_s=5.0)
+    assert len(rows) == 200
+
+
+async def test_cancelled_requests_leave_the_session_whole(session: Session, key: int) -> None:
+    insert = "INSERT INTO line (k, n, v) VALUES (?, ?, ?)"
+    await session.execute(insert, (key, 0, b""), timeout_s=5.0)
+    for _ in range(20):
+        tasks = [asyncio.ensure_future(session.execute(insert, (key, n, b"x"), timeout_s=5.0)) for n in range(50)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert session.circuit.under_way == 0
+    assert await session.execute("SELECT k FROM line WHERE k = ? AND n = 0", (key,), timeout_s=5.0) == [(key,)]
+
+
+async def test_close_while_requests_fly(shared: CassandraSettings, key: int) -> None:
+    insert = "INSERT INTO line (k, n, v) VALUES (?, ?, ?)"
+    for _ in range(5):
+        session = await Session.open(shared, SystemClock())
+        await session.execute(insert, (key, 0, b""), timeout_s=5.0)
+        flying = [asyncio.ensure_future(session.execute(insert, (key, n, b"x"), timeout_s=5.0)) for n in range(1000)]
+        await asyncio.sleep(0)
+        await session.close()
+        ended = await asyncio.gather(*flying, return_exceptions=True)
+        assert {type(one) for one in ended} <= {list, StoreBusy, StoreInDoubt}
+        with pytest.raises(StoreBusy):
+            await session.execute(insert, (key, 0, b""), timeout_s=5.0)
+        await session.close()
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_it_works_on_either_loop_one_after_the_other(shared: CassandraSettings, make_loop: Callable) -> None:
+    async def story() -> list:
+        async with _opened(shared) as session:
+            return await session.execute("SELECT key FROM system.local", timeout_s=5.0)
+
+    for _ in range(2):
+        loop = make_loop()
+        try:
+            assert loop.run_until_complete(story()) == [("local",)]
+        finally:
+            loop.close()
+
+
+async def test_nobody_there_is_busy() -> None:
+    with pytest.raises(StoreBusy):
+        await Session.open(
+            CassandraSettings(contact_points=("127.0.0.1:19999",), local_datacenter="dc1"), SystemClock()
+        )
