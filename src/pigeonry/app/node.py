@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from pigeonry.app.commanding import Commanding
     from pigeonry.app.doors import Doors
+    from pigeonry.app.engines import Store
     from pigeonry.delivery.dispatcher import Dispatcher
     from pigeonry.ports.environment import Clock
-    from pigeonry.stores.sqlite.queue_store import SqliteStore
     from pigeonry.telemetry.log import Logger
     from pigeonry.telemetry.metrics import Metrics
 
@@ -48,7 +48,7 @@ class Parts(msgspec.Struct):
     """
 
     clock: Clock
-    store: SqliteStore
+    store: Store
     dispatcher: Dispatcher
     doors: Doors
     metrics: Metrics

@@ -7,7 +7,6 @@ delivery, events, doors.
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +17,7 @@ from pigeonry.app.cluster_tls import ClusterTls
 from pigeonry.app.commanding import Commanding
 from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
 from pigeonry.app.doors import Doors
-from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE, QUOTA_FILE
+from pigeonry.app.engines import Who, embedded, node_disk
 from pigeonry.app.node import Node, Parts
 from pigeonry.app.queue_commands import command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
@@ -42,7 +41,6 @@ from pigeonry.events.consumer import IndexConsumer
 from pigeonry.events.search import EventSearch
 from pigeonry.events.show import show
 from pigeonry.net.dialer import TcpDialer
-from pigeonry.net.disk import LocalDisk
 from pigeonry.net.environment import SystemClock, SystemDice, SystemIds
 from pigeonry.net.lanes import ThreadLanes
 from pigeonry.net.resolver import DnsResolver, DnsServer
@@ -58,13 +56,7 @@ from pigeonry.queue.retry import RetrySchedule
 from pigeonry.queue.scheduler import Scheduler
 from pigeonry.queue.settlement import settle
 from pigeonry.quota.shares import Shares
-from pigeonry.stores.even_ownership import EvenOwnership
-from pigeonry.stores.sqlite.coordinator import SqliteCoordinator
-from pigeonry.stores.sqlite.documents import SqliteDocuments
 from pigeonry.stores.sqlite.event_index import SqliteEventIndex
-from pigeonry.stores.sqlite.limits import Limits as StoreLimits
-from pigeonry.stores.sqlite.queue_store import SqliteStore
-from pigeonry.stores.sqlite.quota import SqliteQuota
 from pigeonry.telemetry.metrics import Metrics, Tally
 
 if TYPE_CHECKING:
@@ -77,7 +69,6 @@ if TYPE_CHECKING:
     from pigeonry.domain.message import Accept, Message, MessageKey, Pending, Settle
     from pigeonry.domain.outcome import Outcome
     from pigeonry.domain.submission import Submission
-    from pigeonry.ports.disk import Disk
     from pigeonry.ports.queue_store import Commit, RecoveryReport
     from pigeonry.queue.event_ids import EventIds
     from pigeonry.queue.intake import Taken
@@ -90,7 +81,6 @@ EVENTS_OF_MAX: Final = 300  # events of one message shown in the inbox
 FOREVER_US: Final = 2**62
 RETIRE_S: Final = 3_600.0  # days are not over more often
 DAY_S: Final = 86_400.0  # seconds of a day
-FORGETFUL: Final = "PIGEONRY_TESTING_DISK"  # "forgetful": a disk that forgets what was not synced, for drills
 
 
 class _Counted:
@@ -158,9 +148,14 @@ class Wiring:
         self._context = server_context(settings.tls.cert, settings.tls.key) if settings.tls.cert else None
         self._seal = load_seal(Path(sealing_key))
         self._dev = dev
-        self._build_stores(data, slot=slot, workers=workers)
-        self._build_members(slot=slot, workers=workers)
-        self._build_senders()
+        self._data = data
+        members = [
+            Member(node_name(settings), number, node_address(settings), settings.node.location)
+            for number in range(workers)
+        ]
+        self._who = Who(members, slot)
+        cluster = settings.cluster
+        self._cluster_tls = ClusterTls(cluster.ca, cluster.cert, cluster.key) if cluster.cert else None
 
     @classmethod
     async def build(cls, settings: Settings, **choices: Any) -> Wiring:
@@ -170,8 +165,10 @@ class Wiring:
             Fault: Identity or Directory cannot be opened.
         """
         wiring = cls(settings, **choices)
+        wiring._build_stores()
+        wiring._build_senders()
         wiring._build_queue(await event_ids(wiring._directory, wiring._ids, wiring._seal))
-        wiring._build_commanding(choices["data"])
+        wiring._build_commanding()
         wiring._build_delivery()
         wiring._build_doors(
             EventSearch(wiring._index, wiring._clock, await page_secret(wiring._directory, wiring._ids, wiring._seal))
@@ -206,11 +203,8 @@ class Wiring:
             last=(
                 self._commanding.close,
                 self._index.close,
-                self._identity.close,
-                self._directory.close,
-                self._coordinator.close,
                 self._shares.close,
-                self._quota.close,
+                *self._engine.last,
             ),
             reload_certificates=(_reloader(self._settings, self._context), self._commanding.reload),
         )
@@ -260,35 +254,15 @@ class Wiring:
         for repair in report.repairs:
             self._log.warning("store_repaired", what=f"shard {report.shard}: {repair}")
 
-    def _build_stores(self, data: str, *, slot: int, workers: int) -> None:
-        settings, clock, lanes = self._settings, self._clock, self._lanes
-        disk, shared = _disk(data), LocalDisk(data)  # what processes share is opened by all of them
-        limits = StoreLimits(
-            in_doubt_delay_s=settings.delivery.in_doubt_delay_s, retention_s=settings.retention.events_days * DAY_S
+    def _build_stores(self) -> None:
+        data, clock, lanes = self._data, self._clock, self._lanes
+        engine = self._engine = embedded(
+            self._settings, data=data, who=self._who, lanes=lanes, clock=clock, taken=self._tell_repairs
         )
-        self._store = SqliteStore(
-            data,
-            slot=slot,
-            slots=workers,
-            disk=disk,
-            lanes=lanes,
-            clock=clock,
-            shards=settings.node.shards,
-            limits=limits,
-            taken=self._tell_repairs,
-        )
-        self._identity = SqliteDocuments(
-            f"{data}/{IDENTITY_FILE}", disk=shared, lane=lanes.lane("identity"), clock=clock
-        )
-        self._directory = SqliteDocuments(
-            f"{data}/{DIRECTORY_FILE}", disk=shared, lane=lanes.lane("directory"), clock=clock
-        )
-        self._coordinator = SqliteCoordinator(
-            f"{data}/{COORDINATOR_FILE}", disk=shared, lane=lanes.lane("coordinator"), clock=clock
-        )
-        self._quota = SqliteQuota(f"{data}/{QUOTA_FILE}", disk=shared, lane=lanes.lane("quota"), clock=clock)
-        self._shares = Shares(self._quota, name=f"{slot}", clock=clock, ids=self._ids, log=self._log)
-        self._index = SqliteEventIndex(data, disk=disk, lanes=lanes, clock=clock)
+        self._store, self._identity, self._directory = engine.store, engine.identity, engine.directory
+        self._coordinator, self._ownership = engine.coordinator, engine.ownership
+        self._shares = Shares(engine.quota, name=f"{self._who.slot}", clock=clock, ids=self._ids, log=self._log)
+        self._index = SqliteEventIndex(data, disk=node_disk(data), lanes=lanes, clock=clock)
         self._consumer = IndexConsumer(self._store, self._index, clock)
 
     def _build_senders(self) -> None:
@@ -314,25 +288,15 @@ class Wiring:
         self._commands = Commands(self._store, self._scheduler, self._clock, names)
         self._event_ids = names
 
-    def _build_members(self, *, slot: int, workers: int) -> None:
-        settings, cluster = self._settings, self._settings.cluster
-        members = [
-            Member(node_name(settings), number, node_address(settings), settings.node.location)
-            for number in range(workers)
-        ]
-        self._me = members[slot]
-        self._ownership = EvenOwnership(members, shards=lambda: self._store.shard_count)
-        self._cluster_tls = ClusterTls(cluster.ca, cluster.cert, cluster.key) if cluster.cert else None
-
-    def _build_commanding(self, data: str) -> None:
+    def _build_commanding(self) -> None:
         async def responsible(shard: int) -> bool:
-            return await self._ownership.owner_of(shard) == self._me
+            return await self._ownership.owner_of(shard) == self._who.me
 
         self._commanding = Commanding(
             command_handlers(self._commands, self._store, self._clock, responsible=responsible),
             ownership=self._ownership,
-            me=self._me,
-            data=data,
+            me=self._who.me,
+            data=self._data,
             tls=self._cluster_tls,
             clock=self._clock,
         )
@@ -462,15 +426,6 @@ class Wiring:
             },
         )
         return doors
-
-
-def _disk(data: str) -> Disk:
-    disk = LocalDisk(data)
-    if os.environ.get(FORGETFUL) == "forgetful":
-        from pigeonry.testing.power import ForgetfulDisk
-
-        return ForgetfulDisk(disk)
-    return disk
 
 
 def _reloader(settings: Settings, context: ssl.SSLContext | None) -> Callable[[], None]:
