@@ -1,5 +1,6 @@
 """What all tests share."""
 
 from support.cassandra import cassandra
+from support.queue_keyspace import queue_keyspace
 
-__all__ = ["cassandra"]
+__all__ = ["cassandra", "queue_keyspace"]

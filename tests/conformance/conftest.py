@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from support.queue_stores import NODES, Node, Store, machine
+from support.queue_stores import NODES, Machine, Node, Store, machine
 
 
 @pytest.fixture(params=NODES)
-async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Node]:
-    made = machine(request.param, tmp_path)
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
+    keyspace = request.getfixturevalue("queue_keyspace") if request.param == "cassandra" else None
+    return machine(request.param, tmp_path, keyspace)
+
+
+@pytest.fixture
+async def node(made: Machine) -> AsyncIterator[Node]:
     yield made
     made.gate.set()
     await made.end()

@@ -11,8 +11,8 @@ from pigeonry.domain.message import DotSent, Note, RecipientState, Settle, Trans
 from pigeonry.ports.queue_store import DueMark, Later
 from support.queue_stores import IN_DOUBT_DELAY_S, START, Node, Store, accept, due, log, soon, turns
 
-KILLABLE = pytest.mark.parametrize("node", ["memory", "sqlite-one-connection"], indirect=True)
-SHARED = pytest.mark.parametrize("node", ["memory", "sqlite"], indirect=True)
+KILLABLE = pytest.mark.parametrize("made", ["memory", "sqlite-one-connection", "cassandra"], indirect=True)
+SHARED = pytest.mark.parametrize("made", ["memory", "sqlite", "cassandra"], indirect=True)
 
 
 async def test_what_was_accepted_is_due_readable_and_in_the_log(node: Node, store: Store) -> None:
@@ -327,7 +327,7 @@ async def test_the_idempotency_record_comes_with_its_message_and_ends_in_time(no
 async def test_what_another_shard_owns_is_refused(node: Node, store: Store) -> None:
     await store.commit(accept(node, store, "b@y.test"), deadline=soon(node))
     (pending,) = await due(store)
-    free = next(number for number in range(16) if number not in store.owned())
+    free = next(number for number in range(17) if number not in store.owned())
     key = type(pending.message)(free, pending.message.day, pending.message.serial)
     with pytest.raises(StoreBusy):
         await store.commit(Void(key, 1), deadline=soon(node))

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from pigeonry.domain.event import EventMessage, MessageHeaders
 from pigeonry.domain.message import Accept, BodyRef, IdempotencyRecord, Message, NewRecipient, Options, Pending
 from pigeonry.net.disk import LocalDisk
-from pigeonry.net.environment import SystemClock
+from pigeonry.net.environment import SystemClock, SystemIds
 from pigeonry.net.lanes import ThreadLanes
 from pigeonry.ports.body_store import BodyStore
 from pigeonry.ports.disk import Lane
 from pigeonry.ports.event_log import EventLog
 from pigeonry.ports.queue_store import DueMark, QueueStore
+from pigeonry.stores.cassandra.limits import Limits as ClusterLimits
+from pigeonry.stores.cassandra.membership import Membership
+from pigeonry.stores.cassandra.queue_store import CassandraStore
+from pigeonry.stores.cassandra.session import Session
 from pigeonry.stores.memory.queue_store import MemoryLimits, MemoryNode, MemoryStore
 from pigeonry.stores.sqlite.limits import Limits
 from pigeonry.stores.sqlite.queue_store import SqliteStore
 from pigeonry.testing.dice import SeededDice
 from simulation.faulty_disk import FaultyDisk
 from support.day_files import InlineLanes, SetClock, serving
+from support.queue_keyspace import QueueKeyspace
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 START = DueMark(-math.inf)
 IN_DOUBT_DELAY_S = 60.0
-NODES = ("memory", "sqlite", "sqlite-one-connection")
+NODES = ("memory", "sqlite", "sqlite-one-connection", "cassandra")
 
 
 class Store(QueueStore, EventLog, BodyStore, Protocol):
@@ -170,6 +175,78 @@ class SqliteMachine:
             await self.close(store)
 
 
+class GatedSession:
+    """A session whose writes wait for a gate."""
+
+    def __init__(self, session: Session, gate: asyncio.Event) -> None:
+        self._session, self._gate = session, gate
+        self.pages = session.pages
+
+    async def execute(self, cql: str, values: Sequence[object] = (), **more: Any) -> list[tuple[Any, ...]]:
+        if not cql.lstrip().startswith("SELECT"):
+            await self._gate.wait()
+        return await self._session.execute(cql, values, **more)
+
+
+class CassandraMachine:
+    """Stores on a real Cassandra node, as workers of one cluster, with short leases."""
+
+    def __init__(self, keyspace: QueueKeyspace) -> None:
+        self.clock = ForwardClock()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._keyspace = keyspace
+        self._running: dict[Store, tuple[asyncio.Task[None], Session]] = {}
+        self._opened = 0
+
+    async def open(self, *, slot: int = 0, slots: int = 1) -> Store:
+        session = await self._keyspace.session()
+        if not self._opened:
+            await self._keyspace.empty(session)
+        self._opened += 1
+        clock = SystemClock()  # that of the leases goes on by itself
+        name = f"node/{self._opened}"
+        membership = Membership(session, name=name, location="dc1", address="", ttl_s=1.0, clock=clock, ids=SystemIds())
+        store = CassandraStore(
+            GatedSession(session, self.gate),  # type: ignore[arg-type]
+            leases=session,
+            membership=membership,
+            clock=self.clock,
+            limits=ClusterLimits(in_doubt_delay_s=IN_DOUBT_DELAY_S, lease_s=1.0, round_s=0.1),
+        )
+        await store.open()
+        self._running[store] = asyncio.create_task(store.run()), session
+        await self._level()
+        return store
+
+    async def close(self, store: Store) -> None:
+        assert isinstance(store, CassandraStore)
+        await store.close()
+        await self._let_go(store)
+        await self._level()
+
+    async def crash(self, store: Store) -> None:
+        assert isinstance(store, CassandraStore)
+        await self._let_go(store)
+        self.gate.set()
+
+    async def end(self) -> None:
+        for store in list(self._running):
+            assert isinstance(store, CassandraStore)
+            await store.close()
+            await self._let_go(store)
+
+    async def _let_go(self, store: Store) -> None:
+        task, session = self._running.pop(store)
+        await _end(task)
+        await session.close()
+
+    async def _level(self) -> None:
+        """Each shard has an owner that runs."""
+        while self._running and sum(len(store.owned()) for store in self._running) < 16:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 class SqliteDiskMachine:
     """Stores on a disk in memory that may go down, with one connection to each file."""
 
@@ -201,10 +278,16 @@ class SqliteDiskMachine:
             await self.close(store)
 
 
-def machine(name: str, root: Path) -> MemoryMachine | SqliteMachine | SqliteDiskMachine:
+Machine = MemoryMachine | SqliteMachine | SqliteDiskMachine | CassandraMachine
+
+
+def machine(name: str, root: Path, keyspace: QueueKeyspace | None) -> Machine:
     """The node of that name."""
     if name == "memory":
         return MemoryMachine()
+    if name == "cassandra":
+        assert keyspace is not None
+        return CassandraMachine(keyspace)
     return SqliteMachine(root) if name == "sqlite" else SqliteDiskMachine()
 
 

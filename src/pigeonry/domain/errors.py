@@ -16,6 +16,7 @@
     |   +-- Overloaded          admission is shedding load                 451 4.3.2   503
     +-- Fault                   ours: the part behind could not do it
         +-- StoreBusy           not in time; nothing was stored            451 4.3.1   503
+        |   +-- ShardMoved      the shard is another worker's now          451 4.3.1   503
         +-- StoreInDoubt        not in time; it may have been stored       451 4.3.0   503
         +-- OwnerUnreachable    the shard's owner does not answer          451 4.3.0   503
         +-- NotOwner            who was asked owns that shard no more      451 4.3.0   503
@@ -44,6 +45,7 @@ __all__ = [
     "OwnerUnreachable",
     "PigeonryError",
     "Refusal",
+    "ShardMoved",
     "StoreBusy",
     "StoreInDoubt",
     "TooLarge",
@@ -148,6 +150,10 @@ class StoreBusy(Fault):
     """The store could not take it in time. Nothing was stored."""
 
     code, status = 451, EnhancedStatus(3, 1)
+
+
+class ShardMoved(StoreBusy):
+    """The shard is another worker's now, and so is all that is in it: asking again here is no use."""
 
 
 class StoreInDoubt(Fault):

@@ -11,7 +11,10 @@ __all__ = ["BodyStore", "Spool"]
 
 
 class Spool(Protocol):
-    """A large body being received into a file of its own. Nothing of it stays unless ``finish`` was called.
+    """A large body being received into a place of its own.
+
+    Nothing of it stays unless ``finish`` was called and its message accepted; in a cluster what was given up leaves by
+    its time to live.
 
     ``write`` buffers in memory up to 256 KiB and never blocks the loop for longer than a write into the page cache.
     """

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pigeonry.domain.errors import Fault
+from pigeonry.domain.errors import Fault, ShardMoved
 from pigeonry.domain.message import Pending, RecipientState
 from pigeonry.ports.queue_store import DueMark, Later
 
@@ -240,6 +240,9 @@ class Scheduler:
                 # A bug of ours: the loop reports it, and the recipient stays claimed until a worker starts anew.
                 then()
                 raise error
+            elif isinstance(error, ShardMoved) and made:
+                self._forget(made[0].pending)
+                then()
             elif not self._ended:  # Else it waits in the store as before, for whoever comes next.
                 try:
                     settle = made[0] if made else once()
@@ -266,12 +269,15 @@ class Scheduler:
     async def _insist(self, settle: Settle, then: Callable[[], None]) -> None:
         # Not stored, or perhaps stored: the ids are fixed, so that writing it again is safe either way.
         self._stalled += 1
+        moved = False
         try:
             while True:
                 await self._clock.sleep(FAULT_PAUSE_S * (1.0 + self._dice.random()))
                 try:
                     deadline = self._clock.monotonic() + self._limits.settle_deadline_s
                     await self._store.commit(settle, deadline=deadline)
+                except ShardMoved:
+                    moved = True
                 except Fault:
                     continue
                 break
@@ -280,8 +286,18 @@ class Scheduler:
             if not self._stalled:
                 self._woken.set()
                 self._arm()
-        self._settled(settle)
+        if moved:
+            self._forget(settle.pending)
+        else:
+            self._settled(settle)
         then()
+
+    def _forget(self, pending: Pending) -> None:
+        """Leave a recipient to the new owner of its shard."""
+        ident = pending.serial << 16 | pending.message.shard
+        self._claimed.discard(ident)
+        if self._remove(ident) and self._content is not None:
+            self._content.release(pending.message)
 
     def _settled(self, settle: Settle) -> None:
         was = settle.pending
@@ -417,6 +433,10 @@ class Scheduler:
         owned = frozenset(self._store.owned())
         if owned - self._shards:
             self._leave(-math.inf)
+        if gone := self._shards - owned:
+            for ident, pending in list(self._known.items()):
+                if pending.message.shard in gone and ident not in self._claimed:
+                    self._forget(pending)
         self._shards = owned
 
     def _until_load(self) -> float:

@@ -1,0 +1,196 @@
+"""Checkpoints: what was pending at a place in a shard's journal, so that a takeover reads the rest of it only.
+
+Written while the shard goes on: a checkpoint begins at the place where the journal was when it was begun, and each part
+tells of its recipients as they are a moment later. What happened in between is folded over it once more, and folding an
+entry twice gives what folding it once gives.
+
+A checkpoint is there when its head is. The head is written when all that its parts may tell of is durable.
+
+Who takes a shard over writes a head as well, before it serves: one without parts, which names the checkpoint that it
+read and how far it folded each epoch after that. So every later owner folds the same, whatever still appears behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pigeonry.domain.message import Pending
+
+if TYPE_CHECKING:
+    from pigeonry.stores.cassandra.session import Session
+    from pigeonry.stores.cassandra.shard import Shard
+
+__all__ = ["Chain", "Checkpoints", "Folded", "Head", "Snapshot"]
+
+PART_RECIPIENTS: Final = 2_000  # recipients of a part: 200 to 300 KB, encoded in some milliseconds
+PARTS_AT_ONCE: Final = 4  # parts that are read at the same time
+HEADS_LOOKED_AT: Final = 3  # the newest; one whose parts are not all there is passed over
+
+_PART: Final = "INSERT INTO checkpoint(shard, epoch, number, part, octets) VALUES (?,?,?,?,?) USING TTL ?"
+_PART_READ: Final = "SELECT octets FROM checkpoint WHERE shard = ? AND epoch = ? AND number = ? AND part = ?"
+_HEAD: Final = "INSERT INTO head(shard, epoch, number, octets) VALUES (?,?,?,?) USING TTL ?"
+_HEAD_READ: Final = "SELECT epoch, number, octets FROM head WHERE shard = ? AND epoch < ? LIMIT ?"
+
+
+class Folded(msgspec.Struct, frozen=True, array_like=True):
+    """Groups of a closed epoch: from ``start`` to before ``end``."""
+
+    epoch: int
+    start: int
+    end: int
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Where a checkpoint is, and what is small in it.
+
+    Args:
+        epoch: Of the owner that wrote it.
+        number: Which of that epoch; also the first group of the epoch that is to be folded over it.
+        seq: Of the first event that is to be folded over it.
+        parts: How many there are.
+        voided: First serial -> day.
+        carried: As ``Shard.carried``.
+    """
+
+    epoch: int
+    number: int
+    seq: int
+    parts: int
+    voided: dict[int, int]
+    carried: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Where a checkpoint begins, as its ``Head`` will say, and who waits then."""
+
+    number: int
+    seq: int
+    voided: dict[int, int]
+    carried: int
+    serials: list[int]
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """What a shard was made of when an epoch began.
+
+    Args:
+        base: The checkpoint; None when there was none.
+        folded: What was folded over it, in order.
+    """
+
+    base: Head | None
+    folded: tuple[Folded, ...]
+
+
+class _Part(msgspec.Struct, frozen=True, array_like=True):
+    """Some recipients that wait, and which of them have an attempt whose final dot may have left."""
+
+    pendings: list[Pending]
+    dots: dict[int, int]
+
+
+_CHAIN: Final = -1  # the number of an epoch's chain: below all of its checkpoints
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_head: Final = msgspec.msgpack.Decoder(Head).decode
+_decode_chain: Final = msgspec.msgpack.Decoder(Chain).decode
+_decode_part: Final = msgspec.msgpack.Decoder(_Part).decode
+
+
+class Checkpoints:
+    """Reads and writes them.
+
+    Args:
+        kept_s: How long one can be read; a shard writes the next one long before.
+        timeout_s: For one request.
+    """
+
+    def __init__(self, session: Session, *, kept_s: float, timeout_s: float) -> None:
+        self._session = session
+        self._ttl = int(kept_s)
+        self._timeout_s = timeout_s
+
+    def begin(self, shard: Shard) -> Snapshot:
+        """Where a checkpoint begins: called when nothing is judged that is not durable."""
+        return Snapshot(shard.group_next, shard.seq_next, dict(shard.voided), shard.carried, shard.waiting.serials())
+
+    async def write_parts(self, shard: Shard, snapshot: Snapshot) -> Head:
+        """Write what waits. The shard goes on meanwhile.
+
+        The head that it returns is to be written once all that was judged until then is durable.
+
+        Raises:
+            StoreBusy, StoreInDoubt: It could not be written; the one before stands.
+        """
+        number, serials, parts = snapshot.number, snapshot.serials, 0
+        for first in range(0, len(serials), PART_RECIPIENTS):
+            chosen = serials[first : first + PART_RECIPIENTS]
+            found = [shard.waiting.get(serial) for serial in chosen]
+            dots = {serial: shard.dots[serial] for serial in chosen if serial in shard.dots}
+            octets = _encode(_Part([pending for pending in found if pending is not None], dots))
+            values = (shard.number, shard.epoch, number, parts, octets, self._ttl)
+            await self._session.execute(_PART, values, timeout_s=self._timeout_s)
+            parts += 1
+        return Head(shard.epoch, number, snapshot.seq, parts, snapshot.voided, snapshot.carried)
+
+    async def write_head(self, shard: int, head: Head) -> None:
+        """Make a checkpoint count.
+
+        Raises:
+            StoreBusy, StoreInDoubt: It may not; the one before stands.
+        """
+        values = (shard, head.epoch, head.number, _encode(head), self._ttl)
+        await self._session.execute(_HEAD, values, timeout_s=self._timeout_s)
+
+    async def write_chain(self, shard: int, epoch: int, chain: Chain) -> None:
+        """Say what the shard is made of at the beginning of an epoch.
+
+        Raises:
+            StoreBusy, StoreInDoubt: It could not be written: the shard cannot be served yet.
+        """
+        values = (shard, epoch, _CHAIN, _encode(chain), self._ttl)
+        await self._session.execute(_HEAD, values, timeout_s=self._timeout_s)
+
+    async def read(self, shard: Shard) -> tuple[Chain, int]:
+        """Fill an empty shard from the newest complete checkpoint of the epochs before its own.
+
+        Returns what is to be folded over it next: the chain of the newest epoch that has one, and that epoch, whose
+        groups from the checkpoint's number on, or from 0, follow.
+
+        Raises:
+            StoreBusy: It cannot be read.
+        """
+        rows = await self._session.execute(
+            _HEAD_READ, (shard.number, shard.epoch, HEADS_LOOKED_AT), timeout_s=self._timeout_s
+        )
+        for epoch, number, octets in rows:
+            chain = _decode_chain(octets) if number == _CHAIN else Chain(_decode_head(octets), ())
+            if chain.base is None or await self._fill(shard, chain.base):
+                return chain, epoch
+        return Chain(None, ()), 0
+
+    async def _fill(self, shard: Shard, head: Head) -> bool:
+        """False when a part is missing."""
+        parts: list[_Part] = []
+        for first in range(0, head.parts, PARTS_AT_ONCE):
+            rows = await asyncio.gather(
+                *(
+                    self._session.execute(
+                        _PART_READ, (shard.number, head.epoch, head.number, part), timeout_s=self._timeout_s
+                    )
+                    for part in range(first, min(first + PARTS_AT_ONCE, head.parts))
+                )
+            )
+            if not all(rows):
+                return False
+            parts += [_decode_part(row[0][0]) for row in rows]
+        for part in parts:
+            for pending in part.pendings:
+                shard.waiting.put(pending)
+            shard.dots.update(part.dots)
+        shard.voided.update(head.voided)
+        shard.seq_next, shard.carried = head.seq, head.carried
+        return True

@@ -1,0 +1,239 @@
+"""Who is alive: a lease for each worker, renewed by lightweight transactions, judged by nobody's wall clock.
+
+A member renews its row every ``BEAT`` of its time to live. It may acknowledge until its lease's end, which it counts on
+its own monotonic clock from *before* the last renewal was sent. Who sees a row unchanged for that long and a margin, on
+its own clock and from *after* the read that first showed it, may *depose* the member: by a transaction that holds only
+if the row is still the same. After that no renewal of the deposed succeeds. So between the last acknowledgement of one
+and the first reading of the next there is the margin, provided that both clocks run at the same rate to within it
+(``MARGIN``) and go on while a machine is suspended.
+
+A renewal whose end is unknown counts as none. A lease that ran out and that nobody took is renewed like any other: what
+waited for its acknowledgement is acknowledged then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pigeonry.domain.errors import Fault, StoreBusy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pigeonry.ports.environment import Clock, IdSource
+    from pigeonry.stores.cassandra.session import Session
+
+__all__ = ["Member", "Membership"]
+
+BEATS: Final = 4  # renewals in the time that a lease lasts: two may fail
+MARGIN: Final = 0.25  # of the time to live: clocks may differ in rate by a quarter, where a tenth of a percent is bad
+
+_READ: Final = "SELECT name, incarnation, beat, state, location, address FROM member"
+_JOIN: Final = """INSERT INTO member(name, incarnation, beat, state, location, address)
+    VALUES (?,?,0,'serving',?,?) IF NOT EXISTS"""
+_REPLACE: Final = """UPDATE member SET incarnation = ?, beat = 0, state = 'serving', location = ?, address = ?
+    WHERE name = ? IF incarnation = ? AND beat = ?"""
+_RENEW: Final = "UPDATE member SET beat = ?, state = ? WHERE name = ? IF incarnation = ? AND beat = ?"
+_DEPOSE: Final = "UPDATE member SET beat = -1, state = 'gone' WHERE name = ? IF incarnation = ? AND beat = ?"
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A worker of the cluster.
+
+    Args:
+        name: ``node/slot``.
+        incarnation: Of this life of it.
+        beat: Rises with every renewal; -1 when it left or was deposed.
+        state: ``serving``, ``draining`` or ``gone``.
+        location: Where it is.
+        address: Where its commands are heard.
+    """
+
+    name: str
+    incarnation: str
+    beat: int
+    state: str
+    location: str
+    address: str
+
+
+class Membership:
+    """This worker among the others.
+
+    Args:
+        session: Speaks to the lease keyspace.
+        name, location, address: As in ``Member``.
+        ttl_s: How long a lease lasts.
+        clock: Its monotonic time must go on while the machine is suspended.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        name: str,
+        location: str,
+        address: str,
+        ttl_s: float,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
+        self._session = session
+        self.name = name
+        self.location = location
+        self._address = address
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._ids = ids
+        self.incarnation = ""
+        self._beat = 0
+        self._state = "serving"
+        self._until = float("-inf")
+        self._renewed = asyncio.Event()
+        self._seen: dict[str, tuple[Member, float]] = {}
+        self.lost: Callable[[], None] = _nothing
+        """Called when this member was deposed: every shard is another's."""
+
+    # -- this one
+
+    async def join(self) -> None:
+        """Become a member with a new incarnation, in place of an earlier life of the same name.
+
+        Raises:
+            StoreBusy: The store does not answer, or the earlier life may still be alive: try again.
+        """
+        incarnation = self._ids.octets(8).hex()
+        began = self._clock.monotonic()
+        applied, row = await self._conditional(_JOIN, (self.name, incarnation, self.location, self._address))
+        if not applied:
+            await self.look()
+            old = next((each for each in self.members() if each.name == self.name), None)
+            if old is not None and old.beat >= 0 and not self.expired(old):
+                raise StoreBusy(f"Another {self.name} was alive a moment ago.", retry_after_s=1.0)
+            began = self._clock.monotonic()
+            values = (incarnation, self.location, self._address, self.name, row["incarnation"], row["beat"])
+            applied, row = await self._conditional(_REPLACE, values)
+            if not applied:
+                raise StoreBusy(f"Another {self.name} was faster.", retry_after_s=1.0)
+        self.incarnation, self._beat = incarnation, 0
+        self._extend(began)
+
+    async def run(self) -> None:
+        """Renew and look at the others, until cancelled."""
+        while True:
+            await self._clock.sleep(self._ttl_s / BEATS)
+            try:
+                await self.renew()
+                await self.look()
+            except Fault:
+                continue  # the lease runs out by itself; who waits for it sees that
+
+    async def renew(self) -> None:
+        """Renew the lease.
+
+        Raises:
+            Fault: Not known to be renewed.
+        """
+        began = self._clock.monotonic()
+        values = (self._beat + 1, self._state, self.name, self.incarnation, self._beat)
+        applied, row = await self._conditional(_RENEW, values)
+        if applied:
+            self._beat += 1
+            self._extend(began)
+        elif row.get("incarnation") == self.incarnation and row.get("beat", -1) > self._beat:
+            self._beat = row["beat"]  # an earlier renewal whose end was not known; the next one counts
+        else:
+            self._until = float("-inf")
+            self.lost()
+
+    def holds(self) -> bool:
+        """Whether what was durable before this call may be acknowledged."""
+        return self._clock.monotonic() < self._until
+
+    async def confirmed(self) -> None:
+        """Return once ``holds``: at once while the lease lasts, after its renewal when it ran out and stayed ours."""
+        while not self.holds():
+            self._renewed.clear()
+            await self._renewed.wait()
+
+    async def drain(self) -> None:
+        """Say to the others that this one gives its shards away."""
+        self._state = "draining"
+        await self.renew()
+
+    async def leave(self) -> None:
+        """Give the lease back; nothing happens when that cannot be said: it runs out."""
+        self._until = float("-inf")
+        try:
+            await self._conditional(_DEPOSE, (self.name, self.incarnation, self._beat))
+        except Fault:
+            return
+
+    # -- the others
+
+    async def look(self) -> None:
+        """Read every member's row.
+
+        Raises:
+            Fault: They cannot be read.
+        """
+        rows = await self._session.execute(_READ, (), timeout_s=self._ttl_s)
+        at = self._clock.monotonic()
+        seen: dict[str, tuple[Member, float]] = {}
+        for row in rows:
+            member = Member(*(_plain(value) for value in row))
+            known = self._seen.get(member.name)
+            same = known is not None and (known[0].incarnation, known[0].beat) == (member.incarnation, member.beat)
+            seen[member.name] = (member, known[1] if same and known is not None else at)
+        self._seen = seen
+
+    def members(self) -> Sequence[Member]:
+        """All that were seen when looked last, gone ones too."""
+        return [member for member, _ in self._seen.values()]
+
+    def alive(self) -> Sequence[Member]:
+        """Those that have a lease as far as is known here, this one with them, by name."""
+        return sorted(
+            (each for each in self.members() if each.beat >= 0 and (each.name == self.name or not self.expired(each))),
+            key=_name,
+        )
+
+    def expired(self, member: Member) -> bool:
+        """Whether it may be deposed: it did not renew for longer than its lease lasts."""
+        known = self._seen.get(member.name)
+        if known is None or known[0] != member:
+            return False
+        return member.beat < 0 or self._clock.monotonic() >= known[1] + self._ttl_s * (1.0 + MARGIN)
+
+    async def depose(self, member: Member) -> bool:
+        """Take an expired member's lease away for good; False when it was renewed after all.
+
+        Raises:
+            Fault: Not known.
+        """
+        applied, row = await self._conditional(_DEPOSE, (member.name, member.incarnation, member.beat))
+        return applied or row.get("incarnation") != member.incarnation or row.get("beat") == -1
+
+    # -- inside
+
+    def _extend(self, began: float) -> None:
+        self._until = began + self._ttl_s
+        self._renewed.set()
+
+    async def _conditional(self, cql: str, values: Sequence[object]) -> tuple[bool, dict[str, Any]]:
+        return await self._session.conditional(cql, values, timeout_s=self._ttl_s)
+
+
+def _plain(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _name(member: Member) -> str:
+    return member.name
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,124 @@
+"""Which shards a worker has: each its fair share, all of the dead, none of the living.
+
+A shard's row names its owner and its epoch; every change of it is a lightweight transaction that holds only if the row
+is as it was read. A new owner raises the epoch. Whose member row is gone owns nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pigeonry.stores.cassandra.membership import Member, Membership
+    from pigeonry.stores.cassandra.session import Session
+
+__all__ = ["ShardRow", "Shares"]
+
+_READ: Final = "SELECT number, owner, incarnation, epoch, serving FROM shard"
+_MAKE: Final = "INSERT INTO shard(number, owner, incarnation, epoch, serving) VALUES (?,'','',0,false) IF NOT EXISTS"
+_FIX: Final = "INSERT INTO shard(number, owner, incarnation, epoch, serving) VALUES (?,'','',?,false) IF NOT EXISTS"
+_COUNT: Final = -1  # the number of the row whose epoch says how many shards there are
+_TAKE: Final = """UPDATE shard SET owner = ?, incarnation = ?, epoch = ?, serving = false, location = ? WHERE number = ?
+    IF epoch = ? AND owner = ?"""
+_SERVE: Final = "UPDATE shard SET serving = true WHERE number = ? IF epoch = ? AND owner = ?"
+_RELEASE: Final = "UPDATE shard SET owner = '', incarnation = '' WHERE number = ? IF epoch = ? AND owner = ?"
+
+
+class ShardRow(msgspec.Struct, frozen=True):
+    """Who owns a shard.
+
+    Args:
+        owner, incarnation: Empty when nobody does.
+        epoch: Of its owner, or of its last one; 0 when there never was one.
+        serving: Whether its owner has read it.
+    """
+
+    number: int
+    owner: str
+    incarnation: str
+    epoch: int
+    serving: bool
+
+
+class Shares:
+    """Reads and changes the rows.
+
+    Args:
+        session: Speaks to the lease keyspace.
+        timeout_s: For one request.
+    """
+
+    def __init__(self, session: Session, membership: Membership, *, timeout_s: float) -> None:
+        self._session = session
+        self._membership = membership
+        self._timeout_s = timeout_s
+
+    async def make(self, count: int) -> int:
+        """Make the rows when there are none; how many there are. Their number is fixed by whoever came first.
+
+        Raises:
+            Fault: Some may be missing: again.
+        """
+        values = (_COUNT, count)
+        made, row = await self._session.conditional(_FIX, values, timeout_s=self._timeout_s)
+        fixed: int = count if made else row["epoch"]
+        there = {row.number for row in await self.read()}
+        for number in range(fixed):
+            if number not in there:
+                await self._session.conditional(_MAKE, (number,), timeout_s=self._timeout_s)
+        return fixed
+
+    async def read(self) -> Sequence[ShardRow]:
+        """All of them, by number."""
+        rows = await self._session.execute(_READ, (), timeout_s=self._timeout_s)
+        return sorted(
+            (
+                ShardRow(number, owner or "", life or "", epoch, bool(on))
+                for number, owner, life, epoch, on in rows
+                if number != _COUNT
+            ),
+            key=_number,
+        )
+
+    async def take(self, row: ShardRow) -> int | None:
+        """Own a shard that is free, in a new epoch; None when another was faster."""
+        member, epoch = self._membership, row.epoch + 1
+        values = (member.name, member.incarnation, epoch, member.location, row.number, row.epoch, row.owner)
+        applied, _ = await self._session.conditional(_TAKE, values, timeout_s=self._timeout_s)
+        return epoch if applied else None
+
+    async def serve(self, number: int, *, epoch: int) -> bool:
+        """Say that the shard is read and served; False when it is another's by now."""
+        applied, _ = await self._session.conditional(
+            _SERVE, (number, epoch, self._membership.name), timeout_s=self._timeout_s
+        )
+        return applied
+
+    async def release(self, number: int, *, epoch: int) -> None:
+        """Give a shard back."""
+        await self._session.conditional(_RELEASE, (number, epoch, self._membership.name), timeout_s=self._timeout_s)
+
+    def free(self, rows: Sequence[ShardRow]) -> list[ShardRow]:
+        """Those that nobody owns who is alive; their owners are gone, or may be deposed."""
+        living = {(each.name, each.incarnation) for each in self._membership.alive()}
+        return [row for row in rows if (row.owner, row.incarnation) not in living]
+
+    def share(self, count: int) -> int:
+        """How many of so many shards are this worker's: all of them divided, the first by name taking the rest."""
+        serving = [each.name for each in self._membership.alive() if each.state == "serving"]
+        if self._membership.name not in serving:
+            return 0
+        least, more = divmod(count, len(serving))
+        return least + (serving.index(self._membership.name) < more)
+
+    def owner(self, row: ShardRow) -> Member | None:
+        """The owner's row, as it was seen when looked last."""
+        return next((each for each in self._membership.members() if each.name == row.owner), None)
+
+
+def _number(row: ShardRow) -> int:
+    return row.number
