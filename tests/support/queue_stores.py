@@ -220,25 +220,26 @@ class CassandraMachine:
         return store
 
     async def close(self, store: Store) -> None:
-        assert isinstance(store, CassandraStore)
-        await store.close()
-        await self._let_go(store)
+        await self._end(store)
         await self._level()
 
     async def crash(self, store: Store) -> None:
         assert isinstance(store, CassandraStore)
-        await self._let_go(store)
+        task, session = self._running.pop(store)
+        await _end(task)
+        store.crash()
         self.gate.set()
+        await session.close()
 
     async def end(self) -> None:
         for store in list(self._running):
-            assert isinstance(store, CassandraStore)
-            await store.close()
-            await self._let_go(store)
+            await self._end(store)
 
-    async def _let_go(self, store: Store) -> None:
+    async def _end(self, store: Store) -> None:
+        assert isinstance(store, CassandraStore)
         task, session = self._running.pop(store)
         await _end(task)
+        await store.close()
         await session.close()
 
     async def _level(self) -> None:

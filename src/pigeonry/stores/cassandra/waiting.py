@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Waiting"]
 
-_GRAIN_S: Final = 60.0
+_GRAIN_S: Final = 60.0  # what is sorted at once when asked for: a minute's worth
 
 
 class Waiting:

@@ -96,20 +96,35 @@ class GroupWriter:
         self._clock = clock
         self._bodies = asyncio.Semaphore(limits.bodies_at_once)
         self._last_group = 0
+        self._writing: asyncio.Future[None] | None = None
         self.turn = asyncio.Lock()
         self.in_doubt: list[MessageKey] = []
 
     async def write_groups(self) -> None:
-        """Write group after group until cancelled."""
+        """Write group after group until cancelled. The one that is under way then is finished all the same."""
         while True:
             await self._backlog.some()
             if self._last_group >= GATHER_FROM:
                 await self._clock.sleep(GATHER_S)
-            async with self.turn:
-                await self.write_group()
+            self._writing = asyncio.ensure_future(self._write_in_turn())
+            await asyncio.shield(self._writing)
 
-    async def write_group(self) -> None:
-        """One group, of all that waits as far as it goes; called inside a turn."""
+    async def write_all(self) -> None:
+        """Write all that waits, and what is under way."""
+        await self._write_in_turn()
+        while len(self._backlog):
+            await self._write_in_turn()
+
+    def crash(self) -> None:
+        """Leave what is under way as it is."""
+        if self._writing is not None:
+            self._writing.cancel()
+
+    async def _write_in_turn(self) -> None:
+        async with self.turn:
+            await self._write_group()
+
+    async def _write_group(self) -> None:
         batch = self._backlog.gather()
         self._last_group = len(batch)
         await self._keep(batch)

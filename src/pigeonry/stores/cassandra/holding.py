@@ -1,0 +1,276 @@
+"""The shards that a worker holds: taken when they are free, given away when it has more than its share.
+
+A round looks who is alive, takes what nobody alive owns, up to a fair share, and gives back what is over it. A shard is
+given away with a checkpoint, so that its next owner has nothing else to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from pigeonry.domain.errors import Conflict, Fault, StoreBusy
+from pigeonry.domain.message import MessageKey
+from pigeonry.stores.cassandra.carrier import carry, round_of
+from pigeonry.stores.cassandra.served import Served
+from pigeonry.stores.cassandra.takeover import take_over
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pigeonry.ports.environment import Clock
+    from pigeonry.ports.queue_store import RecoveryReport
+    from pigeonry.stores.cassandra.behind import Behind
+    from pigeonry.stores.cassandra.checkpoints import Checkpoints
+    from pigeonry.stores.cassandra.journal import Journal
+    from pigeonry.stores.cassandra.limits import Limits
+    from pigeonry.stores.cassandra.membership import Membership
+    from pigeonry.stores.cassandra.messages import Messages
+    from pigeonry.stores.cassandra.records import Records
+    from pigeonry.stores.cassandra.shares import ShardRow, Shares
+    from pigeonry.stores.cassandra.writer import GroupWriter
+
+__all__ = ["Holding"]
+
+OPEN_S: Final = 60.0  # how long a worker waits for its first shard: others give theirs up, or are found dead
+
+
+class Holding:
+    """Takes and gives away.
+
+    Args:
+        served: The shards that are held and were read; filled here.
+        taken: Told of each shard that is taken over later than at the opening, and of what was mended in it.
+
+    Attributes:
+        accepting: The number of the shard that accepts, None when there is none just now.
+        voids: Messages that a predecessor could not void before it ended.
+    """
+
+    def __init__(
+        self,
+        served: dict[int, Served],
+        *,
+        membership: Membership,
+        shares: Shares,
+        checkpoints: Checkpoints,
+        journal: Journal,
+        messages: Messages,
+        records: Records,
+        behind: Behind,
+        writer: GroupWriter,
+        clock: Clock,
+        limits: Limits,
+        taken: Callable[[RecoveryReport], None] | None,
+    ) -> None:
+        self._served = served
+        self._membership = membership
+        self._shares = shares
+        self._checkpoints = checkpoints
+        self._journal = journal
+        self._messages = messages
+        self._records = records
+        self._behind = behind
+        self._writer = writer
+        self._clock = clock
+        self._limits = limits
+        self._taken = taken
+        self.accepting: int | None = None
+        self.voids: list[MessageKey] = []
+        membership.lost = self._deposed
+
+    async def open(self, count: int) -> list[RecoveryReport]:
+        """Join the cluster, and take a first share; a report for each shard.
+
+        Args:
+            count: How many shards a new cluster gets.
+
+        Raises:
+            Conflict: No shard could be had.
+            StoreBusy: The store does not answer.
+        """
+        until = self._clock.monotonic() + OPEN_S
+        await self._join(until)
+        beating = asyncio.ensure_future(self._membership.run())
+        try:
+            await self._shares.make(count)
+            reports = await self._round()
+            while not self._served:
+                if self._clock.monotonic() > until:
+                    raise Conflict("Every shard is held by other workers.", retry_after_s=1.0)
+                await self._clock.sleep(self._limits.round_s / 4)
+                reports += await self._round()
+            return reports
+        finally:
+            beating.cancel()
+
+    async def run(self) -> None:
+        """Go round, write checkpoints and carry, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._rounds())
+            group.create_task(self._write_checkpoints())
+            group.create_task(self._carry())
+
+    async def release_all(self) -> None:
+        """Give every shard back; called inside a turn of the writer."""
+        for number in sorted(self._served):
+            await self._release(number)
+
+    # -- rounds
+
+    async def _join(self, until: float) -> None:
+        while True:
+            try:
+                return await self._membership.join()
+            except StoreBusy:
+                if self._clock.monotonic() > until:
+                    raise
+                await self._clock.sleep(self._limits.round_s / 4)
+
+    async def _rounds(self) -> None:
+        while True:
+            await self._clock.sleep(self._limits.round_s)
+            try:
+                for report in await self._round():
+                    if self._taken is not None:
+                        self._taken(report)
+            except Fault:
+                continue
+
+    async def _round(self) -> list[RecoveryReport]:
+        """Look who is alive, and take or give shards so that each has its share.
+
+        Raises:
+            Fault: The store does not answer.
+        """
+        if not self._membership.incarnation:
+            await self._membership.join()
+        await self._membership.look()
+        rows = await self._shares.read()
+        share = self._shares.share(len(rows))
+        for row in rows:
+            if row.number in self._served and not self._is_mine(row):
+                self._lose(row.number)
+        reports = []
+        for row in self._shares.free(rows):
+            if len(self._served) >= share:
+                break
+            report = await self._take(row)
+            if report is not None:
+                reports.append(report)
+        for number in self._surplus(share):
+            async with self._writer.turn:
+                await self._release(number)
+        self._choose()
+        return reports
+
+    def _is_mine(self, row: ShardRow) -> bool:
+        served = self._served[row.number]
+        return row.owner == self._membership.name and row.epoch == served.shard.epoch
+
+    def _surplus(self, share: int) -> list[int]:
+        """Shards to give away: never the one that accepts while there is another."""
+        others = [number for number in sorted(self._served) if number != self.accepting]
+        return others[: max(0, len(self._served) - max(share, 0))]
+
+    async def _take(self, row: ShardRow) -> RecoveryReport | None:
+        owner = self._shares.owner(row)
+        alive = owner is not None and owner.beat >= 0 and owner.incarnation == row.incarnation
+        if alive and owner is not None and not await self._membership.depose(owner):
+            return None
+        epoch = await self._shares.take(row)
+        if epoch is None:
+            return None
+        now = self._clock.now()
+        found = await take_over(
+            row.number,
+            epoch=epoch,
+            journal=self._journal,
+            checkpoints=self._checkpoints,
+            records=self._records,
+            voids=self.voids,
+            hold_back_until=now + self._limits.in_doubt_delay_s,
+            now=now,
+        )
+        served = Served(found.shard, found.buckets, now=self._clock.monotonic())
+        for end in found.ends:
+            self._writer.follow_end(row.number, end)
+        if not await self._shares.serve(row.number, epoch=epoch):
+            return None
+        self._served[row.number] = served
+        self._choose()
+        for void in found.voids:
+            self._writer.void(MessageKey(row.number, void.day, void.serial), void.recipients)
+        return found.report
+
+    def _choose(self) -> None:
+        if self.accepting not in self._served:
+            self.accepting = min(self._served, default=None)
+
+    async def _release(self, number: int) -> None:
+        """Give a shard back with all that its next owner needs; called inside a turn."""
+        served = self._served.pop(number)
+        self._choose()
+        with contextlib.suppress(Fault):  # else the next owner reads the journal, once this lease is over
+            if await self._behind.level_within(self._limits.request_s) and self._membership.holds():
+                snapshot = self._checkpoints.begin(served.shard)
+                head = await self._checkpoints.write_parts(served.shard, snapshot)
+                await self._checkpoints.write_head(number, head)
+            await self._shares.release(number, epoch=served.shard.epoch)
+        served.lost.set()
+
+    def _lose(self, number: int) -> None:
+        served = self._served.pop(number, None)
+        if served is not None:
+            served.lost.set()
+        self._choose()
+
+    def _deposed(self) -> None:
+        """Every shard is another's; this worker begins anew with what it gets."""
+        self._membership.incarnation = ""
+        for number in sorted(self._served):
+            self._lose(number)
+
+    async def _write_checkpoints(self) -> None:
+        limits = self._limits
+        while True:
+            await self._clock.sleep(limits.round_s)
+            for number in sorted(self._served):
+                served = self._served.get(number)
+                if served is None:
+                    continue
+                age = self._clock.monotonic() - served.checkpoint_at
+                wanted = served.events_since >= limits.checkpoint_events
+                wanted |= served.events_since > 0 and age >= limits.checkpoint_s
+                if wanted or age >= limits.checkpoint_again_s:
+                    await self._checkpoint(served)
+
+    async def _carry(self) -> None:
+        kept_s = self._limits.retention_s
+        while True:
+            await self._clock.sleep(self._limits.round_s)
+            current = round_of(self._clock.now(), kept_s=kept_s)
+            for number in sorted(self._served):
+                served = self._served.get(number)
+                if served is not None and served.shard.carried < current:
+                    with contextlib.suppress(Fault):  # again in the next look
+                        await carry(served, self._messages, current=current)
+                        served.events_since += 1  # so that the next checkpoint says so
+
+    async def _checkpoint(self, served: Served) -> None:
+        """Write one, once all outcomes before it are written."""
+        events, began = served.events_since, self._clock.monotonic()
+        try:
+            await self._behind.level()
+            async with self._writer.turn:
+                snapshot = self._checkpoints.begin(served.shard)
+            head = await self._checkpoints.write_parts(served.shard, snapshot)
+            async with self._writer.turn:  # what the parts may tell of is durable
+                if served.lost.is_set() or not self._membership.holds():
+                    return
+                await self._checkpoints.write_head(served.shard.number, head)
+            served.events_since -= events
+            served.checkpoint_at = began
+        except Fault:
+            return
