@@ -20,6 +20,7 @@ from support.proxy import block, v4
 from support.serving import Receiver, Serving, serving
 
 BALANCER = "127.0.0.2"  # the whole of 127.0.0.0/8 is this machine: another address makes another peer
+GATEWAY = "127.0.0.3"
 CLIENT = "198.51.100.7"
 LINE = f"PROXY TCP4 {CLIENT} 192.0.2.1 4711 25\r\n".encode()
 BLOCK = v4(CLIENT, 4711)
@@ -41,7 +42,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     more = {
         "http_more": f'tls_listen = ["127.0.0.1:{https}"]',
         "smtp_more": f'tls_listen = ["127.0.0.1:{smtps}"]',
-        "more": f'[tls]\ncert = "{cert}"\nkey = "{key}"\n[edge]\nproxy_protocol_from = ["{BALANCER}/32"]\n',
+        "more": f'[tls]\ncert = "{cert}"\nkey = "{key}"\n[edge]\nproxy_protocol_from = ["{BALANCER}/32"]\n'
+        f'forwarded_from = ["{GATEWAY}/32", "192.0.2.0/24"]\n',
     }
     with serving(folder, workers=1, start=False, **more) as (node, receiver):
         node.config.write_text(node.config.read_text().replace('"127.0.0.0/8"', f'"{CLIENT}/32"'))
@@ -106,6 +108,20 @@ def test_the_client_of_a_request_is_who_the_balancer_says(edge: Edge, door: str,
         connection.sendall(post(edge.key, recipient))
         assert read_all(connection).startswith(b"HTTP/1.1 200 ")
     assert accepted(edge, recipient)["originating-ip"] == CLIENT
+
+
+@pytest.mark.parametrize(
+    ("source", "header", "client"),
+    [(GATEWAY, b"", CLIENT), (BALANCER, v4("192.0.2.9", 1), CLIENT), ("127.0.0.1", b"", "127.0.0.1")],
+    ids=["gateway", "gateway behind a balancer", "anybody"],
+)
+def test_a_gateways_fields_count_and_nobody_elses(edge: Edge, source: str, header: bytes, client: str) -> None:
+    recipient = f"forwarded-{source}@dest.test"
+    request = post(edge.key, recipient).replace(b"Host: h\r\n", b"Host: h\r\nX-Forwarded-For: %b\r\n" % CLIENT.encode())
+    with dial(edge.ports["http"], header, source=source) as connection:
+        connection.sendall(request)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+    assert accepted(edge, recipient)["originating-ip"] == client
 
 
 def post(key: str, recipient: str) -> bytes:

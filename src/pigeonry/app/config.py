@@ -281,9 +281,9 @@ def _judge(settings: Settings, problems: list[str]) -> None:
     attempt("smtp.tls_listen", split_address, *settings.smtp.tls_listen)
     attempt("ops.listen", split_address, *settings.ops.listen)
     _judge_trust("smtp.trusted_networks", settings.smtp.trusted_networks, "would let anybody relay", problems)
-    _judge_trust(
-        "edge.proxy_protocol_from", settings.edge.proxy_protocol_from, "would let anybody say who he is", problems
-    )
+    edge = settings.edge
+    _judge_trust("edge.proxy_protocol_from", edge.proxy_protocol_from, "would let anybody say who he is", problems)
+    _judge_trust("edge.forwarded_from", edge.forwarded_from, "would let anybody say who he is", problems)
     attempt("delivery.route", smarthost_of, settings.delivery.route)
     attempt("delivery.private_networks", ipaddress.ip_network, *settings.delivery.private_networks)
     attempt("dns.nameservers", _nameserver, *settings.dns.nameservers)

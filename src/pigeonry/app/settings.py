@@ -177,6 +177,15 @@ class EdgeSettings(_Section, frozen=True):
             "none is read. The address it gives counts as the client's everywhere. Everybody is refused.",
         ),
     ] = ()
+    forwarded_from: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=64,
+            description="Networks (CIDR) of HTTP gateways whose `X-Forwarded-For`, `-Proto` and `-Host` are believed; "
+            "from elsewhere the three mean nothing. The client is the rightmost address that is none of these. "
+            "Everybody is refused.",
+        ),
+    ] = ()
 
 
 class TlsSettings(_Section, frozen=True):

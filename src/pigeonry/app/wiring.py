@@ -33,7 +33,9 @@ from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.reach import Reach
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
 from pigeonry.domain.errors import Fault
+from pigeonry.domain.networks import Networks
 from pigeonry.doors.http.app import HttpDoor
+from pigeonry.doors.http.forwarded import Forwarded
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
 from pigeonry.doors.smtp.listener import SmtpDoor
@@ -181,7 +183,9 @@ class Wiring:
         Args:
             around: Wraps the HTTP application.
         """
-        doors = self._doors(self._http if around is None else around(self._http))
+        gateways = Networks(self._settings.edge.forwarded_from)
+        http: Any = Forwarded(self._http, gateways) if gateways else self._http
+        doors = self._doors(http if around is None else around(http))
         parts = Parts(
             clock=self._clock,
             store=self._store,

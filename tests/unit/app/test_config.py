@@ -100,6 +100,12 @@ def test_a_network_with_host_bits_is_refused(tmp_path: Path) -> None:
     assert "host bits" in problems(tmp_path, '[smtp]\ntrusted_networks = ["10.0.0.1/8"]\n')[0]
 
 
+@pytest.mark.parametrize("key", ["proxy_protocol_from", "forwarded_from"])
+def test_not_everybody_is_believed_about_who_asks(tmp_path: Path, key: str) -> None:
+    (said,) = problems(tmp_path, f'[edge]\n{key} = ["10.0.0.0/8", "0.0.0.0/0"]\n')
+    assert said == f"edge.{key}: 0.0.0.0/0 would let anybody say who he is; name the networks that may"
+
+
 @pytest.mark.parametrize("listen", ["25", "::1:25", ":25", "host:", "host:65536", "host:x", "host:-1"])
 def test_what_is_no_address_is_refused(tmp_path: Path, listen: str) -> None:
     assert problems(tmp_path, f'[smtp]\nlisten = ["{listen}"]\n')[0].startswith("smtp.listen: ")

@@ -70,13 +70,11 @@ async def send_answer(
 def base_url(request: Request) -> str:
     """Scheme and host as the client used them, without a slash at the end, such as ``https://api.example.org``.
 
-    A host that is not one (it comes from outside and goes into URLs) is replaced by the server's address.
+    A host that is not one (it comes from outside and goes into URLs) is replaced by the server's address. What a
+    gateway says of them is in the scope already, if it is trusted (``doors.http.forwarded``).
     """
-    headers = request.headers
-    scheme = headers.get("x-forwarded-proto", request.scope.get("scheme", "http")).partition(",")[0].strip().lower()
-    if scheme not in ("http", "https"):
-        scheme = "http"
-    host = headers.get("x-forwarded-host", headers.get("host", "")).partition(",")[0].strip()
+    scheme = request.scope.get("scheme", "http")
+    host = request.headers.get("host", "")
     if not _HOST.fullmatch(host):
         address, port = request.scope.get("server") or ("127.0.0.1", None)
         host = f"{address}:{port}" if port else str(address)
