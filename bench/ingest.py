@@ -58,6 +58,7 @@ CONFIG = """
 data = "{folder}/data"
 hostname = "node.bench.test"
 workers = {workers}
+drain_grace_s = 0.0
 [http]
 listen = ["127.0.0.1:{http}"]
 [smtp]

@@ -35,6 +35,7 @@ CONFIG = """
 data = "{folder}/data"
 hostname = "node.bench.test"
 workers = 2
+drain_grace_s = 0.0
 [http]
 listen = []
 [smtp]

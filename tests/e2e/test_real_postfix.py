@@ -24,6 +24,7 @@ CONFIG = """
 data = "{folder}/data"
 hostname = "sender.test"
 workers = 1
+drain_grace_s = 0.0
 [http]
 listen = ["127.0.0.1:{http}"]
 [smtp]

@@ -28,6 +28,7 @@ data = "{folder}/data"
 hostname = "node.test"
 workers = {workers}
 drain_s = 5.0
+drain_grace_s = {grace_s}
 [http]
 listen = ["127.0.0.1:{http}"]
 {http_more}
@@ -100,11 +101,12 @@ class Receiver:
 class Serving:
     """A running node."""
 
-    def __init__(self, folder: Path, *, workers: int = 2, receiver: int = 1, **more: str) -> None:
+    def __init__(self, folder: Path, *, workers: int = 2, receiver: int = 1, grace_s: float = 0.0, **more: str) -> None:
         self.folder = folder
         self.config = folder / "pigeonry.toml"
         self.http, self.smtp, self.ops = free_port(), free_port(), free_port()
         self._values: dict[str, Any] = {"folder": folder, "workers": workers, "receiver": receiver}
+        self._values["grace_s"] = grace_s
         self._values |= {"http": self.http, "smtp": self.smtp, "ops": self.ops}
         self.configure(**more)
         self.daemon: Daemon | None = None
@@ -193,10 +195,12 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, *, workers: int = 2, start: bool = True, **more: str) -> Iterator[tuple[Serving, Receiver]]:
+def serving(
+    folder: Path, *, workers: int = 2, start: bool = True, grace_s: float = 0.0, **more: str
+) -> Iterator[tuple[Serving, Receiver]]:
     """A node and its receiver, both ended at the end."""
     receiver = Receiver()
-    node = Serving(folder, workers=workers, receiver=receiver.port, **more)
+    node = Serving(folder, workers=workers, receiver=receiver.port, grace_s=grace_s, **more)
     try:
         if start:
             node.start()

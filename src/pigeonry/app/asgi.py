@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from pigeonry.app.http_bounds import BoundedHttp
+from pigeonry.app.http_bounds import BoundedHttp, State
 from pigeonry.app.sockets import BACKLOG
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class _Quiet(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.server_state = self._state = State()
         self.opened = asyncio.Event()
 
     @contextlib.contextmanager
@@ -42,6 +43,10 @@ class _Quiet(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.opened.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._state.stopping = True
+        await super().shutdown(sockets=sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _TICKS_OF_SWEEP == 0:

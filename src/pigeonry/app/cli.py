@@ -84,6 +84,13 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("drop", "drop", "End what waits of a message: dropped."),
         ),
     ),
+    "node": (
+        "This machine's part in the service.",
+        (
+            ("status", "status", "Say how the running node stands."),
+            ("drain", "drain", "Take the node out of service in order; it ends."),
+        ),
+    ),
     "events": ("The event log.", (("count", "count", "Count the events in the log by kind."),)),
     "drill": (
         "Situations that hurt, built with real processes and judged against bars.",

@@ -200,7 +200,9 @@ class DevRun:
         if not cert.exists():
             make_self_signed(cert, key, names=("localhost", "sandbox.localhost"), now=self._clock.now())
         return settings.Settings(
-            node=settings.NodeSettings(hostname="localhost", workers=1, shards=SHARDS, drain_s=DRAIN_S),
+            node=settings.NodeSettings(
+                hostname="localhost", workers=1, shards=SHARDS, drain_s=DRAIN_S, drain_grace_s=0.0
+            ),
             tls=settings.TlsSettings(cert=str(cert), key=str(key)),
             delivery=settings.DeliverySettings(
                 route=f"smtp://{HOST}:{sink_port}",

@@ -23,13 +23,14 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from pigeonry.app.http_exchange import Exchange
 
 if TYPE_CHECKING:
     from pigeonry.protocol.proxy import Source
 
-__all__ = ["BoundedHttp"]
+__all__ = ["BoundedHttp", "State"]
 
 HEAD_OCTETS_MAX: Final = 65_536  # request line and headers, to the next read; our own clients send under 2 KB
 REQUEST_OCTETS_MAX: Final = 67_108_864  # 64 MiB: the largest form is 26 MiB, twice that when it is badly chunked
@@ -43,6 +44,15 @@ SPARE_CONNECTIONS: Final = 256  # over those that are served, which get a 503 to
 _HEAD_TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 )
+
+
+class State(ServerState):
+    """What the connections of one server share: uvicorn's, and whether the server stops.
+
+    Who was still at its TLS handshake when the others were told to end learns it here.
+    """
+
+    stopping = False
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -76,6 +86,8 @@ class BoundedHttp(HttpToolsProtocol):
         limit = self.limit_concurrency
         if limit is not None and len(self.connections) > limit + SPARE_CONNECTIONS:
             transport.abort()
+        elif isinstance(self.server_state, State) and self.server_state.stopping:
+            self.shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Take octets, and end a request that has too many."""
@@ -99,16 +111,23 @@ class BoundedHttp(HttpToolsProtocol):
             self._unread_until = now + UNREAD_S
 
     def shutdown(self) -> None:
-        """The server stops: close what is idle, but answer first whoever has come and was not heard yet."""
-        served = self.cycle is None or self.cycle.response_complete
-        if served and self._in_head and self._until < math.inf:
-            self._last = True
-            self.loop.call_later(LAST_S, self._close_unless_asked)
+        """The server stops: the answer under way is the last one, or that to a request which is just on its way.
+
+        Whoever is silent now may be speaking already: a connection that is closed on him is a request that failed.
+        """
+        self._last = True
+        if self._is_silent():
+            self.loop.call_later(LAST_S, self._close_if_silent)
         else:
             super().shutdown()
 
-    def _close_unless_asked(self) -> None:
-        if self._in_head and not self.transport.is_closing():
+    def _is_silent(self) -> bool:
+        """Whether nothing is being answered, and no body is on its way."""
+        served = self.cycle is None or self.cycle.response_complete
+        return served and (self._in_head or self._until == math.inf)
+
+    def _close_if_silent(self) -> None:
+        if self._is_silent() and not self.transport.is_closing():
             self.transport.close()
 
     def pause_writing(self) -> None:

@@ -111,6 +111,16 @@ class NodeSettings(_Section, frozen=True):
             "as many again for deliveries; then connections are closed. Nothing acknowledged is lost either way.",
         ),
     ] = 30.0
+    drain_grace_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=300,
+            description="Seconds that a node which is told to stop goes on taking everything while `/readyz` says 503, "
+            "so that balancers send no more before the doors close: more than their checks take to notice. A second "
+            "signal ends it at once.",
+        ),
+    ] = 5.0
 
 
 class HttpSettings(_Section, frozen=True):

@@ -116,12 +116,13 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
 
 
 @contextlib.contextmanager
-def command_address(data: str, slot: int) -> Iterator[str]:
+def command_address(data: str, slot: int | None) -> Iterator[str]:
     """Path by which a worker's command socket can be bound or reached, however deep the data folder lies.
 
-    A Unix socket's address holds 107 octets; a longer path is reached through a descriptor of its folder.
+    Without a slot it is the supervisor's. A Unix socket's address holds 107 octets; a longer path is reached through a
+    descriptor of its folder.
     """
-    path = Path(data) / "run" / f"worker-{slot}.sock"
+    path = Path(data) / "run" / ("node.sock" if slot is None else f"worker-{slot}.sock")
     if len(os.fsencode(path)) < 100:
         yield str(path)
         return
@@ -132,8 +133,8 @@ def command_address(data: str, slot: int) -> Iterator[str]:
         os.close(folder)
 
 
-def bind_command_socket(data: str, slot: int) -> socket.socket:
-    """The listening socket for commands to the worker of a slot; only this user can reach it."""
+def bind_command_socket(data: str, slot: int | None) -> socket.socket:
+    """The listening socket for commands to the worker of a slot, or to the supervisor; only this user can reach it."""
     folder = Path(data) / "run"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,7 +1,9 @@
 """The supervisor: binds the sockets, keeps one worker in each slot, and stands aside.
 
 It opens no store and reads no mail. A worker that ends is started again with growing pauses; one whose loop says
-nothing for five seconds is killed. SIGTERM drains, a second one ends at once. SIGHUP reads the configuration again:
+nothing for five seconds is killed. SIGTERM and the command ``node.drain`` let it end in order: first it only says that
+it is not ready, for ``node.drain_grace_s``, so that balancers turn away while all is still taken; then it drains. A
+second signal ends at once. SIGHUP reads the configuration again:
 when only the certificate's files changed the workers load them; when a setting changed, each slot gets a successor
 that serves on the same sockets, accepting into a shard of its own, before the old worker drains. The rest of the
 slot's shards follow as the old one lets them go.
@@ -39,6 +41,7 @@ PAUSE_S_MAX: Final = 30.0  # a worker that cannot start is tried again this ofte
 STEADY_S: Final = 30.0  # a worker that ran so long starts the count of failures anew
 TICK_S: Final = 0.5  # how often the beats are judged
 AFTER_DRAIN_S: Final = 5.0  # beyond the drain a worker may need this to close its files
+END_S: Final = 5.0  # beyond its workers the supervisor needs a moment to close its sockets, more on a busy machine
 
 
 def pause_s(failures: int) -> float:
@@ -86,15 +89,17 @@ class Supervisor:
         self._replace = [asyncio.Event() for _ in range(worker_count(settings))]
         self._replacing: set[int] = set()
         self._reload = asyncio.Event()
+        self._leaving = asyncio.Event()
         self._stop = asyncio.Event()
+        self._grace_s = 0.0
         self._forced = 0
         self.restarts = 0
 
-    async def run(self, beside: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    async def run(self, *beside: Callable[[], Coroutine[Any, Any, None]]) -> int:
         """Serve until told to stop; the exit status.
 
         Args:
-            beside: What else runs in this process (the ops door), cancelled at the end.
+            beside: What else runs in this process (the ops door, the command socket), cancelled at the end.
 
         Raises:
             AddressTaken: An address cannot be listened on.
@@ -106,7 +111,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         async with asyncio.TaskGroup() as group:
             self._group = group
-            others = [group.create_task(work()) for work in (self._watch, self._reloads, beside)]
+            others = [group.create_task(work()) for work in (self._watch, self._reloads, self._leave, *beside)]
             slots = [group.create_task(self._keep(slot)) for slot in range(len(self._replace))]
             await asyncio.wait(slots)
             for task in others:
@@ -122,8 +127,8 @@ class Supervisor:
             child = self._serving.get(slot)
             state = "down" if child is None else "ready" if child.ready.is_set() and not child.draining else "starting"
             workers[str(slot)] = {"state": state, "pid": child.pid if child else 0}
-        ready = not self._stop.is_set() and all(worker["state"] == "ready" for worker in workers.values())
-        return ready, {"draining": self._stop.is_set(), "restarts": self.restarts, "workers": workers}
+        ready = not self._leaving.is_set() and all(worker["state"] == "ready" for worker in workers.values())
+        return ready, {"draining": self._leaving.is_set(), "restarts": self.restarts, "workers": workers}
 
     def addresses(self) -> dict[str, list[str]]:
         """What is really listened on, by door."""
@@ -133,16 +138,43 @@ class Supervisor:
             found.setdefault(listener.door, []).append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         return found
 
-    def _told_to_stop(self, number: int) -> None:
-        if self._stop.is_set():
-            self._forced = number
-            self._log.warning("stop_at_once", signal=signal.Signals(number).name)
-            for child in self._children:
-                child.kill()
+    @property
+    def leaves_within_s(self) -> float:
+        """Seconds from ``leave`` to the end of this process, at most."""
+        node = self._settings.node
+        return node.drain_grace_s + drain_s_max(node.drain_s) + END_S
+
+    def leave(self, *, told_by: str) -> None:
+        """Go out of service in order: not ready first, then drained, then ended; once told, more words change nothing.
+
+        Args:
+            told_by: For the log: a signal, a command.
+        """
+        if self._leaving.is_set():
             return
-        self._log.info("draining", signal=signal.Signals(number).name)
+        # Whoever is not ready is sent nothing: nobody has to notice.
+        self._grace_s = self._settings.node.drain_grace_s if self.readiness()[0] else 0.0
+        self._leaving.set()
+        self._log.info("leaving", told_by=told_by, grace_s=self._grace_s)
         self._notifier.stopping()
+
+    async def _leave(self) -> None:
+        """Close no door before balancers had their time to notice that this node is not ready."""
+        await self._leaving.wait()
+        await self._clock.sleep(self._grace_s)
+        self._log.info("draining")
         self._stop.set()
+
+    def _told_to_stop(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if not self._leaving.is_set():
+            self.leave(told_by=name)
+            return
+        self._forced = number
+        self._log.warning("stop_at_once", signal=name)
+        self._stop.set()
+        for child in self._children:
+            child.kill()
 
     def _bind(self, settings: Settings) -> None:
         """Bind what is new, keep what stays, close what is no longer listed."""

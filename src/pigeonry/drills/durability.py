@@ -35,6 +35,7 @@ CONFIG: Final = """
 data = "{data}"
 hostname = "node.drill.test"
 workers = {workers}
+drain_grace_s = 0.0
 [http]
 listen = ["127.0.0.1:{http}"]
 [smtp]

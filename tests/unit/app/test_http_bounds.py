@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.server import ServerState
 
 from pigeonry.app import http_bounds
 from pigeonry.app.http_bounds import (
@@ -17,6 +16,7 @@ from pigeonry.app.http_bounds import (
     SPARE_CONNECTIONS,
     UNREAD_S,
     BoundedHttp,
+    State,
 )
 
 Client = Callable[[], "Peer"]
@@ -56,7 +56,7 @@ class Wire(asyncio.Transport):
 class Peer:
     """A client on one connection."""
 
-    def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
         self.wire = Wire()
         self.protocol = BoundedHttp(config, state, {})
         self.protocol.connection_made(self.wire)
@@ -80,7 +80,7 @@ async def connect() -> Client:
     config = uvicorn.Config(_answer, http=BoundedHttp, ws="none", lifespan="off", log_config=None, limit_concurrency=4)
     config.timeout_keep_alive = KEPT_S
     config.load()
-    state = ServerState()
+    state = State()
     return lambda: Peer(config, state)
 
 
@@ -109,33 +109,41 @@ async def test_a_request_line_that_grows_without_end_is_refused(connect: Client)
 ASKED = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
-@pytest.mark.parametrize("before", [b"", ASKED[:10], ASKED + ASKED[:10]])
+@pytest.mark.parametrize("before", [b"", ASKED[:10], ASKED, ASKED + ASKED[:10]])
 async def test_who_has_come_before_the_server_stops_is_answered_once(connect: Client, before: bytes) -> None:
     peer = connect()
     peer.send(before)
     await _turns()
     peer.protocol.shutdown()
     assert not peer.wire.closing
-    peer.send((ASKED + ASKED)[len(before) :] if len(before) > len(ASKED) else ASKED[len(before) :] + ASKED)
+    peer.send((ASKED + ASKED)[len(before) :] if before.startswith(ASKED) else ASKED[len(before) :] + ASKED)
     await _turns()
     assert peer.wire.written.count(b"connection: close\r\n") == 1
     assert peer.wire.written.endswith(b"ok")
     assert peer.wire.closing
 
 
-async def test_a_stopping_server_closes_what_is_idle_and_soon_what_is_silent(
-    connect: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stopping_server_soon_closes_what_is_silent(connect: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_bounds, "LAST_S", 0.0)
     idle, silent = connect(), connect()
     idle.send(ASKED)
     await _turns()
     for peer in (idle, silent):
         peer.protocol.shutdown()
-    assert idle.wire.closing
+    assert not idle.wire.closing
     assert not silent.wire.closing
     await _turns()
+    assert idle.wire.closing
     assert silent.wire.closing
+
+
+async def test_who_comes_to_a_server_that_stops_is_answered_once(connect: Client) -> None:
+    connect().protocol.server_state.stopping = True  # type: ignore[attr-defined]
+    peer = connect()
+    peer.send(ASKED + ASKED)
+    await _turns()
+    assert peer.wire.written.count(b"connection: close\r\n") == 1
+    assert peer.wire.closing
 
 
 async def test_a_silent_connection_is_cut(connect: Client) -> None:
@@ -252,7 +260,7 @@ async def test_a_body_is_a_body_though_the_request_asks_for_another_protocol(bod
 
     config = uvicorn.Config(app, http=BoundedHttp, ws="none", lifespan="off", log_config=None)
     config.load()
-    peer = Peer(config, ServerState())
+    peer = Peer(config, State())
     inner = b"GET /inner HTTP/1.1\r\nhost: a\r\n\r\n"
     asked = b"POST /outer HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
     octets = asked + body.encode() + inner

@@ -19,6 +19,7 @@ def serve(*, config: ConfigFile = None) -> int:
     import uvloop
 
     from pigeonry.app.installation import claim, prepare
+    from pigeonry.app.node_commands import NodeCommands
     from pigeonry.app.node_ops import NodeOps
     from pigeonry.app.notify import Notifier
     from pigeonry.app.supervisor import Supervisor
@@ -41,7 +42,8 @@ def serve(*, config: ConfigFile = None) -> int:
         log=logger,
     )
     ops = NodeOps(supervisor, settings, data=data)
+    commands = NodeCommands(supervisor, data=data)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status = runner.run(supervisor.run(ops.run))
+        status = runner.run(supervisor.run(ops.run, commands.run))
     lock.release()
     return status
