@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -16,7 +17,7 @@ from pigeonry.net.environment import SystemClock
 from pigeonry.stores.cassandra import session as module
 from pigeonry.stores.cassandra.session import CassandraSettings, Consistency, QueryRefused, Session
 from pigeonry.testing.cassandra import Cluster
-from support.cassandra import blocking, make_keyspace
+from support.cassandra import blocking, make_keyspace, ring
 
 TABLES = (
     "CREATE TABLE kinds (k int PRIMARY KEY, i int, b bigint, o blob, t text, d double, u uuid, y boolean, n tinyint)",
@@ -188,3 +189,76 @@ async def test_nobody_there_is_busy() -> None:
         await Session.open(
             CassandraSettings(contact_points=("127.0.0.1:19999",), local_datacenter="dc1"), SystemClock()
         )
+
+
+async def test_a_frozen_store_is_refused_at_once_and_used_again_when_it_thaws(tmp_path: Path) -> None:
+    async with ring(tmp_path, {"dc1": 1}) as cluster:
+        settings = _settings(cluster, await make_keyspace(cluster, "frozen", *TABLES))
+        async with _opened(settings) as session:
+            insert = "INSERT INTO line (k, n, v) VALUES (1, ?, ?)"
+            await session.execute(insert, (0, b""), timeout_s=5.0)
+            cluster.nodes[0].pause()
+            flying = [asyncio.ensure_future(session.execute(insert, (n, b""), timeout_s=2.0)) for n in range(20)]
+            await _until(lambda: session.circuit.is_open)
+            with pytest.raises(StoreBusy):  # refused, not sent: this one is no doubt
+                await session.execute(insert, (1000, b""), timeout_s=30.0)
+            ended = await asyncio.gather(*flying, return_exceptions=True)
+            assert {type(one) for one in ended} == {StoreInDoubt}
+            with pytest.raises(StoreBusy):
+                await session.execute("SELECT n FROM line WHERE k = 1", timeout_s=30.0)
+            cluster.nodes[0].resume()
+            await _until(lambda: not session.circuit.is_open)
+            await session.execute(insert, (2000, b""), timeout_s=5.0)
+            kept = {n for (n,) in await session.execute("SELECT n FROM line WHERE k = 1", timeout_s=5.0)}
+            assert {0, 2000} <= kept
+            assert 1000 not in kept
+
+
+async def test_three_nodes_serve_while_one_is_frozen_or_dead_and_refuse_without_a_quorum(tmp_path: Path) -> None:
+    async with ring(tmp_path, {"dc1": 3}) as cluster:
+        name = await make_keyspace(cluster, "three", *TABLES)
+        first, second, third = cluster.nodes
+        probe = CassandraSettings(
+            contact_points=cluster.contact_points(),
+            local_datacenter="dc1",
+            keyspace=name,
+            probe=f"SELECT k FROM {name}.word WHERE k = ?",
+            probe_consistency=Consistency.LOCAL_QUORUM,
+        )
+        await first.rows(f"CREATE TABLE {name}.word (k text PRIMARY KEY)")
+        await cluster.agreed()
+        async with _opened(probe) as session:
+            insert = "INSERT INTO line (k, n, v) VALUES (?, 0, ?)"
+            lease = "UPDATE lease SET epoch = 1 WHERE k = ? IF epoch = null"
+
+            async def write(count: int, base: int) -> None:
+                await asyncio.gather(*(session.execute(insert, (base + n, b""), timeout_s=5.0) for n in range(count)))
+
+            await write(100, 0)
+            first.pause()
+            await write(100, 100)
+            assert not session.circuit.is_open
+            first.resume()
+            second.kill()
+            await write(100, 200)
+            third.pause()
+            with pytest.raises((StoreBusy, StoreInDoubt)):
+                await session.execute(insert, (-1, b""), timeout_s=1.0)
+            await _until(lambda: session.circuit.is_open)
+            with pytest.raises(StoreBusy):
+                await session.conditional(lease, (1,), timeout_s=5.0)
+            third.resume()
+            await _until(lambda: not session.circuit.is_open)
+            await write(100, 300)
+            await second.start()
+            await cluster.formed()
+            first.kill()
+            await write(100, 400)
+            assert (await session.conditional(lease, (1,), timeout_s=5.0))[0]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Wait without a look at the clock: the test's own time is what bounds it."""
+    async with asyncio.timeout(60.0):
+        while not condition():  # noqa: ASYNC110  # the condition is the driver's, which sets no event
+            await asyncio.sleep(0.01)

@@ -19,6 +19,7 @@ from pigeonry.testing.cassandra import Cluster, CommitLog, Parts, PartsMissing, 
 from support.process import missing_part
 
 T = TypeVar("T")
+SHARED_HEAP_MB = 512  # the tables of all modules stay till the end
 ROOT = Path(__file__).parents[2]
 
 
@@ -50,7 +51,8 @@ async def ring(
 @pytest.fixture(scope="session")
 def cassandra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The node that all tests share. Who pauses or kills nodes makes a ring of its own."""
-    made = Cluster(tmp_path_factory.mktemp("cassandra"), cassandra_parts(), {"dc1": 1}, clock=SystemClock())
+    folder = tmp_path_factory.mktemp("cassandra")
+    made = Cluster(folder, cassandra_parts(), {"dc1": 1}, clock=SystemClock(), heap_mb=SHARED_HEAP_MB)
     try:
         blocking(made.start())
         yield made

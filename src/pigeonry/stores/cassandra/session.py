@@ -40,6 +40,7 @@ SPECULATIONS_MAX: Final = 2  # so three nodes in all, which is every replica of 
 AGREED_POLL_S: Final = 0.1  # seconds between two looks whether all nodes have the same schema
 ASK_S_MAX: Final = 5.0  # seconds for such a look
 CLOSE_S_MAX: Final = 10.0  # seconds for what is under way when the session is closed; requests have 2 s or so
+GUARD_S: Final = 0.1  # seconds past a request's deadline after which the driver has forgotten it
 OPEN_S_MAX: Final = 10.0  # seconds until the first connection stands
 
 PROBE: Final = "SELECT key FROM system.local WHERE key = 'local'"
@@ -79,7 +80,8 @@ class CassandraSettings(msgspec.Struct, frozen=True):
         local_datacenter: The location whose nodes are asked.
         keyspace: What unqualified tables are in; empty for none.
         probe: A statement that the store answers whenever it can be used at all; a text stands for ``?``, another one
-            each time, so that it is not always the same replicas that are asked.
+            each time, so that it is not always the same replicas that are asked. Empty: requests are sent whatever was
+            answered before.
         probe_consistency: Of the probe.
     """
 
@@ -112,7 +114,7 @@ class Session:
         self._closed = False
         self._probes = 0
         self.circuit = Circuit(self._answers, clock)
-        self._watch = asyncio.get_running_loop().create_task(self.circuit.watch())
+        self._watch = asyncio.get_running_loop().create_task(self.circuit.watch() if settings.probe else _nothing())
 
     @classmethod
     async def open(cls, settings: CassandraSettings, clock: Clock) -> Session:
@@ -292,7 +294,9 @@ class Session:
         self._watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watch
-        await self._session.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S_MAX):  # what the driver has forgotten it waits for all the same
+                await self._session.close()
         self._cluster.destroy()
 
     async def _prepare(self, cql: str, timeout_s: float) -> Any:
@@ -315,11 +319,12 @@ class Session:
         left_s = await self._place(timeout_s)
         self.circuit.began()
         try:
-            result = await request(left_s)
+            async with asyncio.timeout(left_s + GUARD_S):
+                result = await request(left_s)
         except (ValueError, TypeError, OverflowError) as error:  # values that are no good
             self.circuit.abandoned()
             raise QueryRefused(str(error)) from error
-        except errors.CassException as error:
+        except (errors.CassException, TimeoutError) as error:
             if isinstance(error, _WRONG):
                 self.circuit.answered()
                 raise QueryRefused(str(error)) from error
@@ -374,10 +379,10 @@ class Session:
             timeout=PROBE_S_MAX,
             consistency=settings.probe_consistency.value,
         )
-        statement.set_is_idempotent(True)
         try:
-            await self._session.execute(statement)
-        except errors.CassException:
+            async with asyncio.timeout(PROBE_S_MAX + GUARD_S):
+                await self._session.execute(statement)
+        except (errors.CassException, TimeoutError):
             return False
         return True
 
@@ -411,6 +416,10 @@ _NOTHING_STORED: Final = (
     errors.CassErrorLibMessageEncode,
 )
 """A request that was sent to one node at most, and ended so, stored nothing: it was refused, or never left."""
+
+
+async def _nothing() -> None:
+    """Nothing is watched."""
 
 
 def _reads(cql: str) -> bool:

@@ -18,7 +18,7 @@ __all__ = ["Cluster"]
 FORMED_S_MAX: Final = 120.0  # seconds until all nodes know all others; a few seconds are usual
 PROBE_S: Final = 0.1  # seconds between two looks
 PORTS: Final = range(20_000, 32_000)  # below the ephemeral ports of Linux: no outgoing connection takes one meanwhile
-HEAP_MB: Final = 192  # MiB; less was never tried with load
+HEAP_MB: Final = 192  # MiB; a table takes one, so it is enough for a hundred beside Cassandra's own
 TOKENS: Final = 2**64  # of the Murmur3 partitioner
 
 
@@ -31,6 +31,7 @@ class Cluster:
         folder: For the files of all nodes.
         locations: Nodes by location (data centre), ``{"dc1": 3, "dc2": 3, "witness": 1}``.
         commit_log: When a node says that a write is stored.
+        heap_mb: Of each node, in MiB. Every table takes one.
         settings: Added to the cassandra.yaml of every node.
         jvm_options: Added to the command line of every JVM.
     """

@@ -262,7 +262,7 @@ class Node:
         archive = [f"-XX:SharedArchiveFile={self._parts.archive}"] if self._parts.archive.exists() else []
         return [
             str(self._parts.java),
-            f"-Xms{ring.heap_mb}m",
+            f"-Xms{min(ring.heap_mb, 128)}m",
             f"-Xmx{ring.heap_mb}m",
             "-Xss384k",
             "-XX:+UseSerialGC",  # one thread: nodes share few cores
