@@ -17,7 +17,7 @@ from pigeonry.stores.cassandra.served import Served
 from pigeonry.stores.cassandra.takeover import take_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.queue_store import RecoveryReport
@@ -148,31 +148,49 @@ class Holding:
             await self._membership.join()
         await self._membership.look()
         rows = await self._shares.read()
-        share = self._shares.share(len(rows))
         for row in rows:
             if row.number in self._served and not self._is_mine(row):
                 self._lose(row.number)
+        wanted = self._shares.wanted(rows)
         reports = []
-        for row in self._shares.free(rows):
-            if len(self._served) >= share:
-                break
-            report = await self._take(row)
-            if report is not None:
-                reports.append(report)
-        for number in self._surplus(share):
+        for row in [*self._unread(rows), *self._shares.free(rows)]:
+            home = self._shares.home(row.number)
+            if len(self._held(home)) < wanted[home]:
+                report = await self._take(row)
+                if report is not None:
+                    reports.append(report)
+        for number in self._surplus(wanted):
             async with self._writer.turn:
                 await self._release(number)
         self._choose()
         return reports
 
+    def _unread(self, rows: Sequence[ShardRow]) -> list[ShardRow]:
+        """Those that are this worker's and that it could not read to the end."""
+        me = self._membership
+        mine = [row for row in rows if (row.owner, row.incarnation) == (me.name, me.incarnation)]
+        return [row for row in mine if row.number not in self._served]
+
+    def _held(self, home: str) -> list[int]:
+        return [number for number in sorted(self._served) if self._shares.home(number) == home]
+
     def _is_mine(self, row: ShardRow) -> bool:
         served = self._served[row.number]
         return row.owner == self._membership.name and row.epoch == served.shard.epoch
 
-    def _surplus(self, share: int) -> list[int]:
-        """Shards to give away: never the one that accepts while there is another."""
-        others = [number for number in sorted(self._served) if number != self.accepting]
-        return others[: max(0, len(self._served) - max(share, 0))]
+    def _surplus(self, wanted: Mapping[str, int]) -> list[int]:
+        """Shards to give away. Before the one that accepts goes another one accepts for a round; the last one stays."""
+        surplus: list[int] = []
+        for home, most in wanted.items():
+            held = sorted(self._held(home), key=self._accepts)
+            surplus += held[: max(0, len(held) - most)]
+        if self.accepting in surplus:
+            surplus.remove(self.accepting)
+            self.accepting = next((each for each in sorted(self._served) if each not in surplus), self.accepting)
+        return surplus
+
+    def _accepts(self, number: int) -> bool:
+        return number == self.accepting
 
     async def _take(self, row: ShardRow) -> RecoveryReport | None:
         owner = self._shares.owner(row)
@@ -206,7 +224,8 @@ class Holding:
 
     def _choose(self) -> None:
         if self.accepting not in self._served:
-            self.accepting = min(self._served, default=None)
+            at_home = self._held(self._membership.location) or self._served
+            self.accepting = min(at_home, default=None)
 
     async def _release(self, number: int) -> None:
         """Give a shard back with all that its next owner needs; called inside a turn."""

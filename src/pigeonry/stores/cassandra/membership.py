@@ -180,7 +180,7 @@ class Membership:
         Raises:
             Fault: They cannot be read.
         """
-        rows = await self._session.execute(_READ, (), timeout_s=self._ttl_s)
+        rows = await self._session.execute(_READ, (), timeout_s=self._ttl_s / BEATS)
         at = self._clock.monotonic()
         seen: dict[str, tuple[Member, float]] = {}
         for row in rows:
@@ -224,7 +224,7 @@ class Membership:
         self._renewed.set()
 
     async def _conditional(self, cql: str, values: Sequence[object]) -> tuple[bool, dict[str, Any]]:
-        return await self._session.conditional(cql, values, timeout_s=self._ttl_s)
+        return await self._session.conditional(cql, values, timeout_s=self._ttl_s / BEATS)
 
 
 def _plain(value: Any) -> Any:

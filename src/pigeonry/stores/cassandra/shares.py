@@ -2,23 +2,27 @@
 
 A shard's row names its owner and its epoch; every change of it is a lightweight transaction that holds only if the row
 is as it was read. A new owner raises the epoch. Whose member row is gone owns nothing.
+
+With several locations each shard has a *home*, by its number. The members there share it out among themselves; while
+there is none that serves, all members elsewhere do.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pigeonry.stores.cassandra.membership import Member, Membership
     from pigeonry.stores.cassandra.session import Session
 
 __all__ = ["ShardRow", "Shares"]
 
-_READ: Final = "SELECT number, owner, incarnation, epoch, serving FROM shard"
+_READ: Final = "SELECT number, owner, incarnation, epoch, serving, location FROM shard"
 _MAKE: Final = "INSERT INTO shard(number, owner, incarnation, epoch, serving) VALUES (?,'','',0,false) IF NOT EXISTS"
 _FIX: Final = "INSERT INTO shard(number, owner, incarnation, epoch, serving) VALUES (?,'','',?,false) IF NOT EXISTS"
 _COUNT: Final = -1  # the number of the row whose epoch says how many shards there are
@@ -35,6 +39,7 @@ class ShardRow(msgspec.Struct, frozen=True):
         owner, incarnation: Empty when nobody does.
         epoch: Of its owner, or of its last one; 0 when there never was one.
         serving: Whether its owner has read it.
+        location: Of its owner, or of its last one: where what it wrote is level first.
     """
 
     number: int
@@ -42,6 +47,7 @@ class ShardRow(msgspec.Struct, frozen=True):
     incarnation: str
     epoch: int
     serving: bool
+    location: str = ""
 
 
 class Shares:
@@ -49,10 +55,14 @@ class Shares:
 
     Args:
         session: Speaks to the lease keyspace.
+        homes: The locations that shards belong to; none when it makes no difference.
         timeout_s: For one request.
     """
 
-    def __init__(self, session: Session, membership: Membership, *, timeout_s: float) -> None:
+    def __init__(
+        self, session: Session, membership: Membership, *, timeout_s: float, homes: Sequence[str] = ()
+    ) -> None:
+        self._homes = sorted(homes)
         self._session = session
         self._membership = membership
         self._timeout_s = timeout_s
@@ -77,8 +87,8 @@ class Shares:
         rows = await self._session.execute(_READ, (), timeout_s=self._timeout_s)
         return sorted(
             (
-                ShardRow(number, owner or "", life or "", epoch, bool(on))
-                for number, owner, life, epoch, on in rows
+                ShardRow(number, owner or "", life or "", epoch, bool(on), location or "")
+                for number, owner, life, epoch, on, location in rows
                 if number != _COUNT
             ),
             key=_number,
@@ -107,13 +117,22 @@ class Shares:
         living = {(each.name, each.incarnation) for each in self._membership.alive()}
         return [row for row in rows if (row.owner, row.incarnation) not in living]
 
-    def share(self, count: int) -> int:
-        """How many of so many shards are this worker's: all of them divided, the first by name taking the rest."""
-        serving = [each.name for each in self._membership.alive() if each.state == "serving"]
-        if self._membership.name not in serving:
-            return 0
-        least, more = divmod(count, len(serving))
-        return least + (serving.index(self._membership.name) < more)
+    def home(self, number: int) -> str:
+        """The location that a shard belongs to."""
+        return self._homes[number % len(self._homes)] if self._homes else ""
+
+    def wanted(self, rows: Sequence[ShardRow]) -> Mapping[str, int]:
+        """How many shards of each home are this worker's: divided evenly, the first by name taking what is left."""
+        serving = [each for each in self._membership.alive() if each.state == "serving"]
+        wanted: dict[str, int] = {}
+        for home, count in Counter(self.home(row.number) for row in rows).items():
+            there = [each.name for each in serving if not home or each.location == home]
+            among = there or [each.name for each in serving]
+            wanted[home] = 0
+            if self._membership.name in among:
+                least, more = divmod(count, len(among))
+                wanted[home] = least + (among.index(self._membership.name) < more)
+        return wanted
 
     def owner(self, row: ShardRow) -> Member | None:
         """The owner's row, as it was seen when looked last."""
