@@ -205,8 +205,10 @@ class CassandraMachine:
             await self._keyspace.empty(session)
         self._opened += 1
         clock = SystemClock()  # that of the leases goes on by itself
-        name = f"node/{self._opened}"
-        membership = Membership(session, name=name, location="dc1", address="", ttl_s=1.0, clock=clock, ids=SystemIds())
+        worker = f"node/{self._opened}"
+        membership = Membership(
+            session, worker=worker, location="dc1", address="", ttl_s=1.0, clock=clock, ids=SystemIds()
+        )
         store = CassandraStore(
             GatedSession(session, self.gate),  # type: ignore[arg-type]
             leases=session,

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from pigeonry.domain.errors import Conflict, Fault, StoreBusy
+from pigeonry.domain.errors import Conflict, Fault
 from pigeonry.domain.message import MessageKey
 from pigeonry.stores.cassandra.carrier import carry, round_of
 from pigeonry.stores.cassandra.served import Served
@@ -88,7 +88,7 @@ class Holding:
 
         Raises:
             Conflict: No shard could be had.
-            StoreBusy: The store does not answer.
+            Fault: The store does not answer.
         """
         until = self._clock.monotonic() + OPEN_S
         await self._join(until)
@@ -123,7 +123,7 @@ class Holding:
         while True:
             try:
                 return await self._membership.join()
-            except StoreBusy:
+            except Fault:
                 if self._clock.monotonic() > until:
                     raise
                 await self._clock.sleep(self._limits.round_s / 4)
@@ -144,7 +144,7 @@ class Holding:
         Raises:
             Fault: The store does not answer.
         """
-        if not self._membership.incarnation:
+        if not self._membership.name:
             await self._membership.join()
         await self._membership.look()
         rows = await self._shares.read()
@@ -167,9 +167,7 @@ class Holding:
 
     def _unread(self, rows: Sequence[ShardRow]) -> list[ShardRow]:
         """Those that are this worker's and that it could not read to the end."""
-        me = self._membership
-        mine = [row for row in rows if (row.owner, row.incarnation) == (me.name, me.incarnation)]
-        return [row for row in mine if row.number not in self._served]
+        return [row for row in rows if row.owner == self._membership.name and row.number not in self._served]
 
     def _held(self, home: str) -> list[int]:
         return [number for number in sorted(self._served) if self._shares.home(number) == home]
@@ -194,8 +192,8 @@ class Holding:
 
     async def _take(self, row: ShardRow) -> RecoveryReport | None:
         owner = self._shares.owner(row)
-        alive = owner is not None and owner.beat >= 0 and owner.incarnation == row.incarnation
-        if alive and owner is not None and not await self._membership.depose(owner):
+        expired = owner is not None and owner.beat >= 0 and owner.name != self._membership.name
+        if expired and owner is not None and not await self._membership.depose(owner):
             return None
         epoch = await self._shares.take(row)
         if epoch is None:
@@ -247,7 +245,6 @@ class Holding:
 
     def _deposed(self) -> None:
         """Every shard is another's; this worker begins anew with what it gets."""
-        self._membership.incarnation = ""
         for number in sorted(self._served):
             self._lose(number)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pigeonry.domain.errors import Fault, StoreBusy
+from pigeonry.domain.errors import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,21 +31,22 @@ __all__ = ["Member", "Membership"]
 BEATS: Final = 4  # renewals in the time that a lease lasts: two may fail
 MARGIN: Final = 0.25  # of the time to live: clocks may differ in rate by a quarter, where a tenth of a percent is bad
 
-_READ: Final = "SELECT name, incarnation, beat, state, location, address FROM member"
-_JOIN: Final = """INSERT INTO member(name, incarnation, beat, state, location, address)
-    VALUES (?,?,0,'serving',?,?) IF NOT EXISTS"""
-_REPLACE: Final = """UPDATE member SET incarnation = ?, beat = 0, state = 'serving', location = ?, address = ?
-    WHERE name = ? IF incarnation = ? AND beat = ?"""
-_RENEW: Final = "UPDATE member SET beat = ?, state = ? WHERE name = ? IF incarnation = ? AND beat = ?"
-_DEPOSE: Final = "UPDATE member SET beat = -1, state = 'gone' WHERE name = ? IF incarnation = ? AND beat = ?"
+KEPT_S: Final = 86_400  # seconds that the row of a worker that is gone stays
+
+_READ: Final = "SELECT name, beat, state, location, address FROM member"
+_JOIN: Final = """INSERT INTO member(name, beat, state, location, address) VALUES (?,0,'serving',?,?)
+    IF NOT EXISTS USING TTL ?"""
+_RENEW: Final = (
+    "UPDATE member USING TTL ? SET beat = ?, state = ?, location = ?, address = ? WHERE name = ? IF beat = ?"
+)
+_DEPOSE: Final = "UPDATE member USING TTL ? SET beat = -1, state = 'gone' WHERE name = ? IF beat = ?"
 
 
 class Member(msgspec.Struct, frozen=True):
     """A worker of the cluster.
 
     Args:
-        name: ``node/slot``.
-        incarnation: Of this life of it.
+        name: ``node/slot/life``: whoever begins anew is somebody else.
         beat: Rises with every renewal; -1 when it left or was deposed.
         state: ``serving``, ``draining`` or ``gone``.
         location: Where it is.
@@ -53,7 +54,6 @@ class Member(msgspec.Struct, frozen=True):
     """
 
     name: str
-    incarnation: str
     beat: int
     state: str
     location: str
@@ -65,7 +65,8 @@ class Membership:
 
     Args:
         session: Speaks to the lease keyspace.
-        name, location, address: As in ``Member``.
+        worker: ``node/slot``.
+        location, address: As in ``Member``.
         ttl_s: How long a lease lasts.
         clock: Its monotonic time must go on while the machine is suspended.
     """
@@ -74,7 +75,7 @@ class Membership:
         self,
         session: Session,
         *,
-        name: str,
+        worker: str,
         location: str,
         address: str,
         ttl_s: float,
@@ -82,13 +83,14 @@ class Membership:
         ids: IdSource,
     ) -> None:
         self._session = session
-        self.name = name
+        self._worker = worker
+        self.name = ""
+        """Empty while this is no member."""
         self.location = location
         self._address = address
         self._ttl_s = ttl_s
         self._clock = clock
         self._ids = ids
-        self.incarnation = ""
         self._beat = 0
         self._state = "serving"
         self._until = float("-inf")
@@ -100,25 +102,16 @@ class Membership:
     # -- this one
 
     async def join(self) -> None:
-        """Become a member with a new incarnation, in place of an earlier life of the same name.
+        """Become a member, with a new name.
 
         Raises:
-            StoreBusy: The store does not answer, or the earlier life may still be alive: try again.
+            Fault: Not known to be one.
         """
-        incarnation = self._ids.octets(8).hex()
+        name = f"{self._worker}/{self._ids.octets(4).hex()}"
         began = self._clock.monotonic()
-        applied, row = await self._conditional(_JOIN, (self.name, incarnation, self.location, self._address))
-        if not applied:
-            await self.look()
-            old = next((each for each in self.members() if each.name == self.name), None)
-            if old is not None and old.beat >= 0 and not self.expired(old):
-                raise StoreBusy(f"Another {self.name} was alive a moment ago.", retry_after_s=1.0)
-            began = self._clock.monotonic()
-            values = (incarnation, self.location, self._address, self.name, row["incarnation"], row["beat"])
-            applied, row = await self._conditional(_REPLACE, values)
-            if not applied:
-                raise StoreBusy(f"Another {self.name} was faster.", retry_after_s=1.0)
-        self.incarnation, self._beat = incarnation, 0
+        applied, _ = await self._conditional(_JOIN, (name, self.location, self._address, KEPT_S))
+        assert applied, "nobody else has this name"
+        self.name, self._beat = name, 0
         self._extend(began)
 
     async def run(self) -> None:
@@ -137,16 +130,18 @@ class Membership:
         Raises:
             Fault: Not known to be renewed.
         """
+        if not self.name:
+            return
         began = self._clock.monotonic()
-        values = (self._beat + 1, self._state, self.name, self.incarnation, self._beat)
+        values = (KEPT_S, self._beat + 1, self._state, self.location, self._address, self.name, self._beat)
         applied, row = await self._conditional(_RENEW, values)
         if applied:
             self._beat += 1
             self._extend(began)
-        elif row.get("incarnation") == self.incarnation and row.get("beat", -1) > self._beat:
+        elif (row.get("beat") or -1) > self._beat:
             self._beat = row["beat"]  # an earlier renewal whose end was not known; the next one counts
         else:
-            self._until = float("-inf")
+            self.name, self._until = "", float("-inf")
             self.lost()
 
     def holds(self) -> bool:
@@ -168,7 +163,7 @@ class Membership:
         """Give the lease back; nothing happens when that cannot be said: it runs out."""
         self._until = float("-inf")
         try:
-            await self._conditional(_DEPOSE, (self.name, self.incarnation, self._beat))
+            await self._conditional(_DEPOSE, (KEPT_S, self.name, self._beat))
         except Fault:
             return
 
@@ -186,8 +181,7 @@ class Membership:
         for row in rows:
             member = Member(*(_plain(value) for value in row))
             known = self._seen.get(member.name)
-            same = known is not None and (known[0].incarnation, known[0].beat) == (member.incarnation, member.beat)
-            seen[member.name] = (member, known[1] if same and known is not None else at)
+            seen[member.name] = (member, known[1] if known is not None and known[0].beat == member.beat else at)
         self._seen = seen
 
     def members(self) -> Sequence[Member]:
@@ -214,8 +208,8 @@ class Membership:
         Raises:
             Fault: Not known.
         """
-        applied, row = await self._conditional(_DEPOSE, (member.name, member.incarnation, member.beat))
-        return applied or row.get("incarnation") != member.incarnation or row.get("beat") == -1
+        applied, row = await self._conditional(_DEPOSE, (KEPT_S, member.name, member.beat))
+        return applied or row.get("beat") in (-1, None)
 
     # -- inside
 

@@ -58,12 +58,12 @@ class CassandraOwnership:
 
     def _owner(self, row: ShardRow) -> PortMember | None:
         for each in self._membership.alive():
-            if (each.name, each.incarnation) == (row.owner, row.incarnation):
+            if each.name == row.owner:
                 return _told(each)
         return None
 
 
 def _told(member: Member) -> PortMember:
-    node, _, slot = member.name.rpartition("/")
+    node, slot, _ = member.name.rsplit("/", 2)
     draining = member.state == "draining"
     return PortMember(node, int(slot), member.address, member.location, "draining" if draining else "serving")

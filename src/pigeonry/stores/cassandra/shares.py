@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardRow", "Shares"]
 
-_READ: Final = "SELECT number, owner, incarnation, epoch, serving, location FROM shard"
-_MAKE: Final = "INSERT INTO shard(number, owner, incarnation, epoch, serving) VALUES (?,'','',0,false) IF NOT EXISTS"
-_FIX: Final = "INSERT INTO shard(number, owner, incarnation, epoch, serving) VALUES (?,'','',?,false) IF NOT EXISTS"
+_READ: Final = "SELECT number, owner, epoch, serving, location FROM shard"
+_MAKE: Final = "INSERT INTO shard(number, owner, epoch, serving) VALUES (?,'',0,false) IF NOT EXISTS"
+_FIX: Final = "INSERT INTO shard(number, owner, epoch, serving) VALUES (?,'',?,false) IF NOT EXISTS"
 _COUNT: Final = -1  # the number of the row whose epoch says how many shards there are
-_TAKE: Final = """UPDATE shard SET owner = ?, incarnation = ?, epoch = ?, serving = false, location = ? WHERE number = ?
+_TAKE: Final = """UPDATE shard SET owner = ?, epoch = ?, serving = false, location = ? WHERE number = ?
     IF epoch = ? AND owner = ?"""
 _SERVE: Final = "UPDATE shard SET serving = true WHERE number = ? IF epoch = ? AND owner = ?"
-_RELEASE: Final = "UPDATE shard SET owner = '', incarnation = '' WHERE number = ? IF epoch = ? AND owner = ?"
+_RELEASE: Final = "UPDATE shard SET owner = '' WHERE number = ? IF epoch = ? AND owner = ?"
 
 
 class ShardRow(msgspec.Struct, frozen=True):
     """Who owns a shard.
 
     Args:
-        owner, incarnation: Empty when nobody does.
+        owner: A member's name; empty when nobody does.
         epoch: Of its owner, or of its last one; 0 when there never was one.
         serving: Whether its owner has read it.
         location: Of its owner, or of its last one: where what it wrote is level first.
@@ -44,7 +44,6 @@ class ShardRow(msgspec.Struct, frozen=True):
 
     number: int
     owner: str
-    incarnation: str
     epoch: int
     serving: bool
     location: str = ""
@@ -87,8 +86,8 @@ class Shares:
         rows = await self._session.execute(_READ, (), timeout_s=self._timeout_s)
         return sorted(
             (
-                ShardRow(number, owner or "", life or "", epoch, bool(on), location or "")
-                for number, owner, life, epoch, on, location in rows
+                ShardRow(number, owner or "", epoch, bool(on), location or "")
+                for number, owner, epoch, on, location in rows
                 if number != _COUNT
             ),
             key=_number,
@@ -97,7 +96,7 @@ class Shares:
     async def take(self, row: ShardRow) -> int | None:
         """Own a shard that is free, in a new epoch; None when another was faster."""
         member, epoch = self._membership, row.epoch + 1
-        values = (member.name, member.incarnation, epoch, member.location, row.number, row.epoch, row.owner)
+        values = (member.name, epoch, member.location, row.number, row.epoch, row.owner)
         applied, _ = await self._session.conditional(_TAKE, values, timeout_s=self._timeout_s)
         return epoch if applied else None
 
@@ -114,8 +113,8 @@ class Shares:
 
     def free(self, rows: Sequence[ShardRow]) -> list[ShardRow]:
         """Those that nobody owns who is alive; their owners are gone, or may be deposed."""
-        living = {(each.name, each.incarnation) for each in self._membership.alive()}
-        return [row for row in rows if (row.owner, row.incarnation) not in living]
+        living = {each.name for each in self._membership.alive()}
+        return [row for row in rows if row.owner not in living]
 
     def home(self, number: int) -> str:
         """The location that a shard belongs to."""

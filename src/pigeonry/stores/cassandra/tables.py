@@ -61,7 +61,7 @@ QUEUE_TABLES: Final = (
 
 LEASE_TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS member(
-        name text PRIMARY KEY, incarnation text, beat bigint, state text, location text, address text)""",
+        name text PRIMARY KEY, beat bigint, state text, location text, address text)""",
     """CREATE TABLE IF NOT EXISTS shard(
-        number int PRIMARY KEY, owner text, incarnation text, epoch int, serving boolean, location text)""",
+        number int PRIMARY KEY, owner text, epoch int, serving boolean, location text)""",
 )
