@@ -34,6 +34,9 @@ def program() -> App:
     )
     app.command(f"{_COMMANDS}.dev:dev", name="dev", help="Run everything in this terminal; nothing leaves the machine.")
     app.command(f"{_COMMANDS}.serve:serve", name="serve", help="Run this node in production until SIGTERM.")
+    app.command(
+        f"{_COMMANDS}.migrate:migrate", name="migrate", help="Make or upgrade the schema of the cluster's store."
+    )
     app.command(f"{_COMMANDS}.version:version", name="version", help="Say which release this is.")
     config = App(name="config", help="Check, show and describe the settings.")
     config.command(f"{_COMMANDS}.config:check", name="check", help="Say every problem of the configuration.")

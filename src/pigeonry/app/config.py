@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pigeonry.app.settings import NODE_NAME, Settings, TlsSettings
+from pigeonry.app.settings import NODE_NAME, CassandraSettings, Settings, TlsSettings
 from pigeonry.domain.networks import Networks
 from pigeonry.net.sealing import CREDENTIAL
 
@@ -287,6 +287,7 @@ def _judge(settings: Settings, problems: list[str]) -> None:
     attempt("delivery.route", smarthost_of, settings.delivery.route)
     attempt("delivery.private_networks", ipaddress.ip_network, *settings.delivery.private_networks)
     attempt("dns.nameservers", _nameserver, *settings.dns.nameservers)
+    _judge_cassandra(settings.cassandra, problems)
     tls = settings.tls
     if bool(tls.cert) != bool(tls.key):
         problems.append("tls: cert and key belong together; one of them is missing")
@@ -303,6 +304,31 @@ def _judge(settings: Settings, problems: list[str]) -> None:
         problems.append(
             f"node.shards: is {settings.node.shards}; {workers} workers need at least {workers * SHARDS_PER_WORKER}"
         )
+
+
+def _judge_cassandra(cassandra: CassandraSettings, problems: list[str]) -> None:
+    ports = set()
+    for point in cassandra.contact_points:
+        try:
+            ports.add(split_address(point)[1])
+        except ValueError as error:
+            problems.append(f"cassandra.contact_points: {error}")
+    if len(ports) > 1:
+        problems.append("cassandra.contact_points: all nodes must use the same port")
+    if cassandra.contact_points and not cassandra.local_datacenter:
+        problems.append("cassandra.local_datacenter: is needed with contact_points")
+    if cassandra.keyspace == cassandra.lease_keyspace:
+        problems.append("cassandra.lease_keyspace: is the same as keyspace")
+    if bool(cassandra.username) != bool(cassandra.password_file):
+        problems.append("cassandra: username and password_file belong together; one of them is missing")
+    if bool(cassandra.tls_cert) != bool(cassandra.tls_key):
+        problems.append("cassandra: tls_cert and tls_key belong together; one of them is missing")
+    for key in ("password_file", "tls_ca", "tls_cert", "tls_key"):
+        if path := getattr(cassandra, key):
+            try:
+                _readable(path)
+            except ValueError as error:
+                problems.append(f"cassandra.{key}: {error}")
 
 
 def _judge_certificate(tls: TlsSettings, problems: list[str]) -> None:

@@ -19,6 +19,7 @@ from pigeonry.app.installation import FolderUnusable
 from pigeonry.app.sockets import AddressTaken
 from pigeonry.domain.errors import Conflict, Fault, NotAllowed, NotAuthenticated, NotFound, PigeonryError
 from pigeonry.net.sealing import SealKeyError
+from pigeonry.stores.formats import NewerFormat, SchemaUnusable
 
 __all__ = ["ConfigFile", "Json", "complain", "is_expected", "print_json", "print_rows"]
 
@@ -82,6 +83,8 @@ _STATUSES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (ConfigInvalid, exits.CONFIG),
     (SealKeyError, exits.CONFIG),
     (FolderUnusable, exits.CONFIG),
+    (NewerFormat, exits.CONFIG),
+    (SchemaUnusable, exits.CONFIG),
     (AddressTaken, exits.FAILED),
     (NotFound, exits.NOT_FOUND),
     (Conflict, exits.CONFLICT),

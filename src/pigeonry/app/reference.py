@@ -48,7 +48,8 @@ def _settings() -> str:
         ]
         for field in msgspec.structs.fields(section.type):
             facts = described["properties"][field.name]
-            default = msgspec.json.encode(field.default).decode()
+            factory = field.default_factory
+            default = msgspec.json.encode(field.default if factory is msgspec.NODEFAULT else factory()).decode()
             lines.append(f"| `{field.name}` | `{default}` | {_bounds(facts)} | {facts['description']} |")
     return "\n".join(lines) + "\n"
 

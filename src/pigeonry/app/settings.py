@@ -16,6 +16,7 @@ __all__ = [
     "MESSAGE_OCTETS_MAX",
     "NODE_NAME",
     "SHARDS_MAX",
+    "CassandraSettings",
     "ClusterSettings",
     "DeliverySettings",
     "DnsSettings",
@@ -325,6 +326,62 @@ class DnsSettings(_Section, frozen=True):
     timeout_s: Annotated[float, Meta(gt=0, le=60, description="Seconds after which a query has failed for now.")] = 5.0
 
 
+Keyspace = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+Replication = Annotated[
+    dict[
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")],
+        Annotated[int, Meta(ge=1, le=9)],
+    ],
+    Meta(max_length=9),
+]
+
+
+class CassandraSettings(_Section, frozen=True):
+    """The store of a cluster: Apache Cassandra 5. `pigeonry migrate` makes its keyspaces and tables."""
+
+    contact_points: Annotated[
+        Addresses,
+        Meta(
+            max_length=32,
+            description="Some nodes of this location, each `host:port`, all with the same port; the others are learnt "
+            "from them.",
+        ),
+    ] = ()
+    local_datacenter: Annotated[
+        str, Meta(max_length=64, description="This location, as Cassandra calls the data centre.")
+    ] = ""
+    keyspace: Annotated[Keyspace, Meta(description="Keyspace of queue, events and documents.")] = "pigeonry"
+    lease_keyspace: Annotated[
+        Keyspace, Meta(description="Keyspace of the leases: who owns which part of the queue.")
+    ] = "pigeonry_lease"
+    replication: Annotated[
+        Replication,
+        Meta(
+            description="On how many nodes of each location a row of `keyspace` stands, such as `{dc1 = 3, dc2 = 3}`. "
+            "For `pigeonry migrate`; later it is changed with ALTER KEYSPACE and a repair."
+        ),
+    ] = {}
+    lease_replication: Annotated[
+        Replication,
+        Meta(
+            description="The same for `lease_keyspace`. With two locations it needs a third that only witnesses, "
+            "such as `{dc1 = 2, dc2 = 2, witness = 1}`: then either may die and exactly one keeps its leases. Left "
+            "out: as `replication`."
+        ),
+    ] = {}
+    username: Annotated[str, Meta(max_length=255, description="Who we are to Cassandra. Left out: no login.")] = ""
+    password_file: Annotated[str, Meta(description="File with the password, on one line.")] = ""
+    tls_ca: Annotated[
+        str,
+        Meta(
+            description="PEM file with the authorities that may sign the nodes' certificates, which must name the "
+            "nodes' addresses. Left out: no TLS."
+        ),
+    ] = ""
+    tls_cert: Annotated[str, Meta(description="PEM file with the certificate that we show the nodes, if any.")] = ""
+    tls_key: Annotated[str, Meta(description="PEM file with its private key.")] = ""
+
+
 class RetentionSettings(_Section, frozen=True):
     """How long things are kept."""
 
@@ -367,6 +424,7 @@ class Settings(_Section, frozen=True):
     cluster: ClusterSettings = ClusterSettings()
     delivery: DeliverySettings = DeliverySettings()
     dns: DnsSettings = DnsSettings()
+    cassandra: CassandraSettings = CassandraSettings()
     retention: RetentionSettings = RetentionSettings()
     ops: OpsSettings = OpsSettings()
     log: LogSettings = LogSettings()

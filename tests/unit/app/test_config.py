@@ -237,3 +237,29 @@ def test_a_node_that_others_could_not_reach_or_believe_is_told_why(
 @pytest.mark.parametrize("name", ["A", "a b", "a/b", "-a", "a-", "a..b", ".", "*.test", "a" * 65, "a\\n"])
 def test_a_name_that_no_certificate_could_carry_is_none(tmp_path: Path, name: str) -> None:
     assert "is no name of a node" in problems(tmp_path, f'[node]\nname = "{name}"\n')[0] or len(name) > 64
+
+
+def test_cassandra_is_checked_as_a_whole(tmp_path: Path) -> None:
+    assert problems(tmp_path, "[cassandra.replication]\ndc1 = 0\n") == [
+        "cassandra.replication: expected a whole number >= 1 - at `$[...]`"
+    ]
+    assert problems(
+        tmp_path,
+        '[cassandra]\ncontact_points = ["a:9042", "b:9043", "host"]\nlease_keyspace = "pigeonry"\nusername = "x"\n'
+        'tls_cert = "/nowhere"\n',
+    ) == [
+        "cassandra.contact_points: 'host' is not host:port, such as 127.0.0.1:8080",
+        "cassandra.contact_points: all nodes must use the same port",
+        "cassandra.local_datacenter: is needed with contact_points",
+        "cassandra.lease_keyspace: is the same as keyspace",
+        "cassandra: username and password_file belong together; one of them is missing",
+        "cassandra: tls_cert and tls_key belong together; one of them is missing",
+        "cassandra.tls_cert: /nowhere cannot be read (No such file or directory)",
+    ]
+
+
+def test_tables_are_read_from_file_and_environment(tmp_path: Path) -> None:
+    path = written(tmp_path, "[cassandra.replication]\ndc1 = 3\n")
+    settings = load(path, {"PIGEONRY_CASSANDRA__LEASE_REPLICATION": "{dc1 = 2, witness = 1}"}).cassandra
+    assert settings.replication == {"dc1": 3}
+    assert settings.lease_replication == {"dc1": 2, "witness": 1}

@@ -40,7 +40,7 @@ def show(*, config: ConfigFile = None, json: Json = False) -> None:
         print_json(tables)
         return
     for name, table in tables.items():
-        rows = "".join(f"{key} = {text_json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items())
+        rows = "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
         sys.stdout.write(f"[{name}]\n{rows}\n")
 
 
@@ -50,3 +50,10 @@ def schema(*, json: Json = False) -> None:
         print_json(msgspec.json.schema(Settings))
         return
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Settings)), indent=2).decode() + "\n")
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML has it: JSON, but for tables."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{text_json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    return text_json.dumps(value, ensure_ascii=False)

@@ -18,22 +18,20 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pigeonry.stores.formats import NewerFormat
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pigeonry.ports.disk import Disk
 
-__all__ = ["Layout", "NewerFormat", "StoreFile", "day_of", "establish"]
+__all__ = ["Layout", "StoreFile", "day_of", "establish"]
 
 FORMAT: Final = 1
 SHARDS_MAX: Final = 4096  # Two octets of a message key, less room to mark others.
 _STORE_OCTETS_MAX: Final = 4096  # of the file that says what store this is; it holds some dozens
 _DAY_S: Final = 86_400  # seconds of a day
 _EPOCH: Final = dt.date(1970, 1, 1)
-
-
-class NewerFormat(Exception):
-    """The store was written by a newer release; its text says so for the operator."""
 
 
 class StoreFile(msgspec.Struct, frozen=True):

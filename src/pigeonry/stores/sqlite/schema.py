@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
-from pigeonry.stores.sqlite.layout import NewerFormat
+from pigeonry.stores.formats import NewerFormat
 
 if TYPE_CHECKING:
     from pigeonry.ports.disk import Disk

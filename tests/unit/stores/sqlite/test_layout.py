@@ -1,6 +1,7 @@
 import pytest
 
-from pigeonry.stores.sqlite.layout import Layout, NewerFormat, day_of, establish
+from pigeonry.stores.formats import NewerFormat
+from pigeonry.stores.sqlite.layout import Layout, day_of, establish
 from pigeonry.testing.dice import SeededDice
 from simulation.faulty_disk import FaultyDisk
 
