@@ -24,6 +24,7 @@ from support.process import Daemon, free_port, until
 
 CONFIG = """
 [node]
+name = "{name}"
 data = "{folder}/data"
 hostname = "node.test"
 workers = {workers}
@@ -54,6 +55,10 @@ class Receiver:
         self.port = free_port()
         self.by_recipient: Counter[str] = Counter()
         self.texts: list[bytes] = []
+        self.seen: list[tuple[str, str, str]] = []
+        """For each recipient: the peer's address, what it said in EHLO, the recipient."""
+        self.pace_s = 0.0
+        """Seconds that it takes for a message."""
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -77,16 +82,22 @@ class Receiver:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipients: list[str] = []
+        peer, hello = str(writer.get_extra_info("peername")[0]), ""
         writer.write(b"220 receiver\r\n")
         try:
             while line := await reader.readline():
                 verb = line[:4].upper()
-                if verb == b"RCPT":
+                if verb == b"EHLO":
+                    hello = line.decode().split()[1]
+                elif verb == b"RCPT":
                     recipients.append(line.decode().partition("<")[2].partition(">")[0])
                 elif verb == b"DATA":
                     writer.write(b"354 go\r\n")
                     self.texts.append(await reader.readuntil(b"\r\n.\r\n"))
+                    if self.pace_s:
+                        await asyncio.sleep(self.pace_s)
                     self.by_recipient.update(recipients)
+                    self.seen += [(peer, hello, recipient) for recipient in recipients]
                     recipients = []
                 elif verb == b"QUIT":
                     writer.write(b"221 bye\r\n")
@@ -101,11 +112,20 @@ class Receiver:
 class Serving:
     """A running node."""
 
-    def __init__(self, folder: Path, *, workers: int = 2, receiver: int = 1, grace_s: float = 0.0, **more: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        receiver: int = 1,
+        grace_s: float = 0.0,
+        name: str = "",
+        **more: str,
+    ) -> None:
         self.folder = folder
         self.config = folder / "pigeonry.toml"
         self.http, self.smtp, self.ops = free_port(), free_port(), free_port()
-        self._values: dict[str, Any] = {"folder": folder, "workers": workers, "receiver": receiver}
+        self._values: dict[str, Any] = {"folder": folder, "workers": workers, "receiver": receiver, "name": name}
         self._values["grace_s"] = grace_s
         self._values |= {"http": self.http, "smtp": self.smtp, "ops": self.ops}
         self.configure(**more)
@@ -178,6 +198,13 @@ class Serving:
         """A new domain's API key."""
         self.command("domain", "add", domain)
         return str(self.command("key", "create", "--domain", domain)["key"])
+
+    def get(self, path: str, key: str) -> Any:
+        """What the API answers."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}")
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"api:{key}".encode()).decode())
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
 
     def post(self, domain: str, key: str, recipient: str, **more: str) -> int:
         """One message by the API over a connection of its own; the status of the answer."""

@@ -7,7 +7,7 @@ in words that help a person on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -43,6 +43,7 @@ class Accounts:
         seal: Seals private keys.
         lane: Where an RSA key is made: that takes 100 ms.
         hostname: The host that sends, for SPF; empty when it is not known.
+        pools: Ids of the egress pools there are.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class Accounts:
         ids: IdSource,
         lane: Lane,
         hostname: str = "",
+        pools: Collection[str] = (),
     ) -> None:
         self._directory = directory
         self._clock = clock
         self._hostname = hostname
+        self._pools = pools
         self.register = Register(identity, passwords=passwords, clock=clock, ids=ids)
         """Writes keys and logins."""
         self.registry = DomainRegistry(directory, seal=seal, clock=clock, ids=ids, lane=lane)
@@ -157,6 +160,24 @@ class Accounts:
         domain = await self.domain(name)
         await self.register.forget_domain(domain.name)
         await self.registry.delete(domain.name)
+
+    async def set_pools(self, name: str, pool: str, further: Sequence[str]) -> SendingDomain:
+        """Set the egress pool that a domain's mail leaves by, and those that its messages may name beside it.
+
+        Args:
+            pool: Its id; empty for the default one.
+
+        Raises:
+            NotFound: There is no such domain, or no such pool.
+        """
+        for each in (pool, *further):
+            if each and each not in self._pools:
+                known = ", ".join(self._pools) or "none"
+                raise NotFound(f"Pool not found: {each}. Those of the configuration are: {known}.")
+        domain = await self.domain(name)
+        changed = await self.registry.change(domain.name, pool=pool, pools=tuple(further))
+        await self._clock.sleep(KNOWN_S)
+        return changed
 
     def records(self, domain: SendingDomain) -> Sequence[DnsRecord]:
         """What to publish so that receivers believe the domain's mail."""

@@ -60,6 +60,7 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("list", "show_all", "Print all sending domains."),
             ("delete", "delete", "Delete a sending domain and its SMTP logins."),
             ("dns", "dns", "Print the DNS records that a domain needs."),
+            ("pool", "pool", "Set the egress pool that a domain's mail leaves by."),
         ),
     ),
     "key": (

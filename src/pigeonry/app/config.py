@@ -16,11 +16,12 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 
+from pigeonry.app.egress import egress_problems
 from pigeonry.app.settings import NODE_NAME, CassandraSettings, Settings, TlsSettings
 from pigeonry.domain.networks import Networks
 from pigeonry.net.sealing import CREDENTIAL
@@ -37,6 +38,7 @@ __all__ = [
     "node_name",
     "own_hostname",
     "resolved",
+    "rows_of",
     "sealing_key_path",
     "smarthost_of",
     "split_address",
@@ -237,11 +239,31 @@ def _convert_section(section: str, kind: type, table: dict[str, Any], problems: 
         if key not in hints:
             problems.append(f"{section}.{key}: unknown key{_suggestion(key, hints, prefix=section + '.')}")
             continue
+        rows = rows_of(hints[key])
+        if rows is not None and isinstance(value, list) and all(isinstance(row, dict) for row in value):
+            values[key] = _convert_rows(f"{section}.{key}", rows, value, problems)
+            continue
         try:
             values[key] = msgspec.convert(value, type=hints[key], strict=True)
         except msgspec.ValidationError as error:
             problems.append(f"{section}.{key}: {_plain(str(error))}")
-    return kind(**values)
+    missing = [field.name for field in msgspec.structs.fields(kind) if field.required and field.name not in table]
+    problems.extend(f"{section}: has no {name}" for name in missing)
+    return None if any(f.required and f.name not in values for f in msgspec.structs.fields(kind)) else kind(**values)
+
+
+def rows_of(hint: Any) -> type | None:
+    """What a list of tables consists of; None for any other type."""
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    of = get_args(kind)[0] if get_origin(kind) is tuple else None
+    return of if isinstance(of, type) and issubclass(of, msgspec.Struct) else None
+
+
+def _convert_rows(key: str, kind: type, rows: list[dict[str, Any]], problems: list[str]) -> tuple[Any, ...]:
+    """A list of tables: each is named by its id in what is said of it, by its place if it has none."""
+    names = [row["id"] if isinstance(row.get("id"), str) else str(at) for at, row in enumerate(rows, 1)]
+    made = [_convert_section(f"{key}[{name}]", kind, row, problems) for name, row in zip(names, rows, strict=True)]
+    return tuple(row for row in made if row is not None)
 
 
 _WORDS: Final = {
@@ -250,6 +272,7 @@ _WORDS: Final = {
     "`str`": "text",
     "`array`": "a list",
     "`bool`": "true or false",
+    "`object`": "a table",
 }
 
 
@@ -257,6 +280,7 @@ def _plain(message: str) -> str:
     """Msgspec's sentence in the words of TOML."""
     for word, meaning in _WORDS.items():
         message = message.replace(word, meaning)
+    message = message.replace(" - at `$[...]`", " for each")
     return message[:1].lower() + message[1:]
 
 
@@ -299,6 +323,7 @@ def _judge(settings: Settings, problems: list[str]) -> None:
     _judge_cluster(settings, problems)
     if settings.delivery.retry_base_s > settings.delivery.retry_cap_s:
         problems.append("delivery.retry_base_s: is over delivery.retry_cap_s")
+    problems += egress_problems(settings.egress)
     workers = worker_count(settings)
     if settings.node.shards < workers * SHARDS_PER_WORKER:
         problems.append(

@@ -75,6 +75,7 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
             ids=SystemIds(),
             lane=lanes.lane("keys"),
             hostname=own_hostname(settings),
+            pools=[pool.id for pool in settings.egress.pools],
         )
     finally:
         await identity.close()

@@ -21,7 +21,7 @@ from pigeonry.domain.errors import Conflict, Fault, NotAllowed, NotAuthenticated
 from pigeonry.net.sealing import SealKeyError
 from pigeonry.stores.formats import NewerFormat, SchemaUnusable
 
-__all__ = ["ConfigFile", "Json", "complain", "is_expected", "print_json", "print_rows"]
+__all__ = ["ConfigFile", "Json", "complain", "is_expected", "print_json", "print_rows", "toml_table"]
 
 ConfigFile = Annotated[
     str | None,
@@ -93,3 +93,26 @@ _STATUSES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (Fault, exits.UNREACHABLE),
     (PigeonryError, exits.FAILED),
 )
+
+
+def toml_table(table: dict[str, Any], name: str) -> str:
+    """A section in TOML, with its lists of tables below it."""
+    inner = {key: value for key, value in table.items() if isinstance(value, list) and value and _is_table(value[0])}
+    rows = "".join(f"{key} = {_toml(value)}\n" for key, value in table.items() if key not in inner)
+    below = [
+        f"\n[[{name}.{key}]]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in row.items())
+        for key, values in inner.items()
+        for row in values
+    ]
+    return f"[{name}]\n{rows}" + "".join(below)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML has it: JSON, but for tables."""
+    if _is_table(value):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(each)}" for key, each in value.items()) + "}"
+    return msgspec.json.encode(value).decode()
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from pigeonry.app.cli import program
+from pigeonry.app.config import rows_of
 from pigeonry.app.settings import Settings
 from pigeonry.telemetry.metrics import CATALOGUE
 
@@ -21,6 +22,9 @@ __all__ = ["pages"]
 def pages() -> dict[str, str]:
     """The pages by file name."""
     return {"settings.md": _settings(), "metrics.md": _metrics(), "cli.md": _commands()}
+
+
+_HEAD: Final = ("| key | default | bounds | |", "|---|---|---|---|")
 
 
 def _settings() -> str:
@@ -43,15 +47,26 @@ def _settings() -> str:
             "",
             described["description"],
             "",
-            "| key | default | bounds | |",
-            "|---|---|---|---|",
+            *_HEAD,
         ]
+        lines += _rows(section.type, described)
         for field in msgspec.structs.fields(section.type):
-            facts = described["properties"][field.name]
-            factory = field.default_factory
-            default = msgspec.json.encode(field.default if factory is msgspec.NODEFAULT else factory()).decode()
-            lines.append(f"| `{field.name}` | `{default}` | {_bounds(facts)} | {facts['description']} |")
+            if (kind := rows_of(field.type)) is not None:
+                inner = schema[kind.__name__]
+                lines += ["", f"### [[{section.name}.{field.name}]]", "", inner["description"], ""]
+                lines += [*_HEAD, *_rows(kind, inner)]
     return "\n".join(lines) + "\n"
+
+
+def _rows(kind: type, described: dict[str, Any]) -> list[str]:
+    rows = []
+    for field in msgspec.structs.fields(kind):
+        facts = described["properties"][field.name]
+        factory = field.default_factory
+        value = field.default if factory is msgspec.NODEFAULT else factory()
+        default = "" if field.required else f"`{msgspec.json.encode(value).decode()}`"
+        rows.append(f"| `{field.name}` | {default} | {_bounds(facts)} | {facts['description']} |")
+    return rows
 
 
 def _bounds(facts: dict[str, Any]) -> str:

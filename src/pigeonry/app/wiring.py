@@ -17,6 +17,7 @@ from pigeonry.app.cluster_tls import ClusterTls
 from pigeonry.app.commanding import Commanding
 from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
 from pigeonry.app.doors import Doors
+from pigeonry.app.egress import egress_gauges, egress_of, ownership
 from pigeonry.app.engines import Who, embedded, node_disk
 from pigeonry.app.node import Node, Parts
 from pigeonry.app.queue_commands import command_handlers
@@ -199,6 +200,7 @@ class Wiring:
                 self._logins.run,
                 self._domains.run,
                 self._scheduler.run,
+                self._addresses.run,
                 self._consumer.run,
                 self._retire_events,
                 self._shares.run,
@@ -312,6 +314,8 @@ class Wiring:
             servers=[_name_server(text) for text in self._settings.dns.nameservers],
             answer_s=self._settings.dns.timeout_s,
         )
+        dialer = TcpDialer()
+        self._egress = egress_of(self._settings.egress, domain=self._domains.get, clock=clock)
         smarthost = smarthost_of(delivery.route)
         timeouts = Timeouts(
             connect=delivery.connect_timeout_s,
@@ -327,7 +331,7 @@ class Wiring:
             router=SmarthostRouter(*smarthost) if smarthost else MxRouter(resolver, clock=clock, dice=dice),
             opener=Opener(
                 resolver=resolver,
-                dialer=TcpDialer(),
+                dialer=dialer,
                 clock=clock,
                 hostname=self._hostname,
                 timeouts=timeouts,
@@ -346,8 +350,19 @@ class Wiring:
                 messages_per_connection=delivery.messages_per_connection_max,
             ),
             shares=self._shares.share,
+            egress=self._egress,
         )
         self._scheduler.dispatch = self._dispatcher.dispatch
+        self._addresses = ownership(
+            self._settings,
+            self._egress,
+            node=node_name(self._settings),
+            coordinator=self._coordinator,
+            clock=clock,
+            dialer=dialer,
+            changed=self._dispatcher.review_egress,
+            log=self._log,
+        )
 
     def _settlement(self) -> Callable[[Pending, Message, Outcome, float], Settle]:
         """``queue.settlement.settle`` with all but the attempt filled in, counted."""
@@ -417,6 +432,7 @@ class Wiring:
                 "pigeonry_delivery_connections": lambda: [((), self._dispatcher.connections)],
                 "pigeonry_quota_units": lambda: [(("held",), self._shares.units), (("used",), self._shares.used)],
                 "pigeonry_quota_shrunk": lambda: [((), float(self._shares.shrunk))],
+                **egress_gauges(self._egress, self._addresses),
                 "pigeonry_door_connections": lambda: [
                     (("http",), doors.web_connections),
                     (("smtp",), len(smtp.connections)),

@@ -20,7 +20,7 @@ from pigeonry.compose.author import author_of
 from pigeonry.compose.draft import Draft, gathered, summary
 from pigeonry.compose.head import HeadWriter
 from pigeonry.compose.recipients import batch_recipients, parse_addresses, read_variables, same_for_all
-from pigeonry.compose.settings import DEFAULTS, read_settings, reject_controls
+from pigeonry.compose.settings import DEFAULTS, check_pool, read_settings, reject_controls
 from pigeonry.domain import event
 from pigeonry.domain.address import domain_of
 from pigeonry.domain.errors import BadRequest
@@ -81,6 +81,7 @@ def compose_message(
     reject_controls("subject", subject)
     identity = identities.make(domain.name)
     settings = read_settings(form.fields, now=identity.now)
+    check_pool(settings, domain)
     variables = form.one("recipient-variables")
     batch = variables is not None
     attachments, inline = _files(form.uploads)

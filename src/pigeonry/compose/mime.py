@@ -21,7 +21,7 @@ from pigeonry.compose.draft import Draft, gathered, summary
 from pigeonry.compose.head import HeadWriter
 from pigeonry.compose.message import all_ascii, check_batch, reverse_path, sender_header
 from pigeonry.compose.recipients import parse_addresses, same_for_all
-from pigeonry.compose.settings import CONTROL_PREFIX, control_parameters, read_settings
+from pigeonry.compose.settings import CONTROL_PREFIX, check_pool, control_parameters, read_settings
 from pigeonry.domain import event
 from pigeonry.domain.errors import BadAddress, BadRequest
 from pigeonry.domain.message import BodyKind
@@ -83,6 +83,7 @@ def compose_mime(
     from_ = _author(head)
     identity = identities.make(domain.name)
     settings = read_settings({**control_parameters(head), **form.fields}, now=identity.now)
+    check_pool(settings, domain)
     variables = form.one("recipient-variables")
     if variables is None:
         variables = control_parameters(head).get("recipient-variables", [None])[0]

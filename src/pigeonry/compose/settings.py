@@ -1,7 +1,7 @@
 """The parameters ``o:``, ``v:``, ``h:`` and ``t:``: what the sender wants done with a message.
 
 Three kinds. What we do is read strictly, and a bad value is a 400 that names the parameter. What would be a broken
-promise if we passed over it (another source address, an archive, a second signature, a template) is refused. What only
+promise if we passed over it (a single source address, an archive, a second signature, a template) is refused. What only
 asks for a nicety (tracking, send-time optimisation) is taken and has no effect; unknown options likewise, as upstream.
 
 The same settings come as ``X-Mailgun-*`` headers in ready-made messages (``from_headers``).
@@ -26,16 +26,20 @@ from pigeonry.protocol.mime.headers import fields, is_field_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pigeonry.domain.tenant import SendingDomain
+
 __all__ = [
     "CONTROL_PREFIX",
     "DEFAULTS",
     "Settings",
+    "check_pool",
     "control_parameters",
     "read_settings",
     "reject_controls",
     "shortened",
 ]
 
+POOL_CHARACTERS_MAX: Final = 63  # as configuration names them
 OPTIONS_OCTETS_MAX: Final = 16_384  # all o:, h:, v: and t: of a message, names and values
 TAGS_MAX: Final = 10  # what is beyond is dropped, as upstream
 TAG_CHARACTERS_MAX: Final = 128  # what the messages API promises
@@ -50,7 +54,6 @@ _YES: Final = frozenset({"yes", "true", "1", "on"})
 _NO: Final = frozenset({"no", "false", "0", "off", ""})
 _REFUSED: Final = {
     "o:sending-ip": "The source address cannot be chosen on this server.",
-    "o:sending-ip-pool": "The source address cannot be chosen on this server.",
     "o:archive-to": "Copies to an archive are not supported.",
     "o:secondary-dkim": "A second signature is not supported.",
     "o:secondary-dkim-public": "A second signature is not supported.",
@@ -178,6 +181,20 @@ def read_settings(parameters: Mapping[str, Sequence[str]], *, now: float) -> Set
     return reading.settings()
 
 
+def check_pool(settings: Settings, domain: SendingDomain | None) -> None:
+    """Let a message name an egress pool only if its domain may use it.
+
+    Args:
+        domain: The sending domain; None for one that is none of ours, which may name none.
+
+    Raises:
+        BadRequest: It may not.
+    """
+    pool = settings.options.pool
+    if pool and (domain is None or not domain.may_use(pool)):
+        raise BadRequest(f"Parameter o:sending-ip-pool was refused: the domain has no pool {pool}.")
+
+
 def control_parameters(head: bytes) -> dict[str, list[str]]:
     """The settings that a ready-made message asks for in its ``X-Mailgun-*`` headers, as parameters."""
     parameters: dict[str, list[str]] = {}
@@ -212,6 +229,8 @@ class _Reading:
                 self.deliver_at = _deliver_at(values[-1].strip(), now=self.now)
         elif name == "o:suppress-headers":
             self.suppressed = frozenset(part.strip().lower() for value in values for part in value.split(","))
+        elif name == "o:sending-ip-pool":
+            self.flags["pool"] = _pool(values[-1].strip())
         elif name in _REFUSED and values[-1]:
             raise BadRequest(f"Parameter {name} was refused: {_REFUSED[name]}")
 
@@ -265,6 +284,12 @@ def _is_deeper(value: Any, depth: int) -> bool:
         return False
     inner = value.values() if isinstance(value, dict) else value
     return not depth or any(_is_deeper(each, depth - 1) for each in inner)
+
+
+def _pool(value: str) -> str:
+    if len(value) > POOL_CHARACTERS_MAX or not value.isascii() or not value.isprintable():
+        raise BadRequest("Parameter o:sending-ip-pool takes the id of an egress pool.")
+    return value
 
 
 def _flag(name: str, value: str) -> bool:

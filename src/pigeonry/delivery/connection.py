@@ -105,6 +105,7 @@ class SmtpConnection(asyncio.Protocol):
         "begun",
         "ended",
         "local_address",
+        "local_host",
         "messages",
         "tls",
     )
@@ -117,6 +118,8 @@ class SmtpConnection(asyncio.Protocol):
         """The message whose envelope left with the dot of the one before: the next to be sent, or given up with it."""
         self.local_address = ""
         """Our end's IP address; empty when it is not known."""
+        self.local_host = ""
+        """The name that was said in EHLO."""
         self._client = client
         self._timeouts = timeouts
         self._loop = loop

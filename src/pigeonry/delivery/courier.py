@@ -25,7 +25,7 @@ from pigeonry.delivery.connection import Withheld
 from pigeonry.delivery.downgrade import NotConvertible
 from pigeonry.delivery.lane import Lane
 from pigeonry.delivery.limits import DeliveryLimits
-from pigeonry.delivery.opening import Opened, Opener, TlsDemand
+from pigeonry.delivery.opening import Opened, Opener, OtherFamily, TlsDemand
 from pigeonry.delivery.preparing import Prepared, Preparing
 from pigeonry.delivery.turnstile import Turnstile
 from pigeonry.domain.errors import Fault, NotFound
@@ -33,6 +33,7 @@ from pigeonry.domain.message import BodyKind, DotSent, Message, MessageKey, Pend
 from pigeonry.domain.outcome import Attempt, Deferred, InDoubt, Outcome, Refused
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.ports.environment import Clock
+from pigeonry.ports.network import SourceGone
 from pigeonry.ports.queue_store import QueueStore
 from pigeonry.protocol.smtp.client import Finished, LocalProtocolError, Lost, Stage, Transaction
 from pigeonry.queue.settlement import TEST_MODE
@@ -84,6 +85,14 @@ class Settling(Protocol):
         """Give back a recipient whose message is gone."""
         ...
 
+    def set_aside(self, pending: Pending) -> None:
+        """Leave a recipient to the store that cannot be attempted until ``look_again``."""
+        ...
+
+    def look_again(self) -> None:
+        """What was set aside can perhaps be attempted now."""
+        ...
+
 
 class Parts(msgspec.Struct, frozen=True):
     """What all couriers of a worker share.
@@ -92,6 +101,8 @@ class Parts(msgspec.Struct, frozen=True):
         pop: The next recipient for a lane, None when none waits.
         settlement: What to write for an outcome, and when it came (seconds since the Unix epoch).
         ending: Whether no more work is to be taken.
+        astray: Told that a lane cannot be used for a recipient, since its source is not ours or reaches none of the
+            hosts; whether another one may do.
         turnstile: Who may begin in this turn of the loop.
         log: For what should not happen.
     """
@@ -107,9 +118,13 @@ class Parts(msgspec.Struct, frozen=True):
     settlement: Callable[[Pending, Message, Outcome, float], Settle]
     ending: Callable[[], bool]
     failed: Callable[[Lane, Deferred], None]
+    astray: Callable[[Lane, Pending, Exception], bool]
     turnstile: Turnstile
     log: Logger
-    source: str = ""
+
+
+class _NotOurs(Exception):
+    """The source's address is another's by now, or may be."""
 
 
 class Courier:
@@ -152,7 +167,7 @@ class Courier:
             coming, self._coming = self._coming, None
             return coming
         while True:
-            if parts.ending():
+            if parts.ending() or lane.outlet.until <= parts.clock.monotonic():
                 return None
             if lane.over:
                 self.leaving = True
@@ -211,6 +226,16 @@ class Courier:
         except Fault:
             await self._unread(pending)
             return
+        except (_NotOurs, SourceGone) as error:
+            self._hang_up()
+            parts.astray(self._lane, pending, error)
+            parts.settling.postpone(pending, seconds=0.0)
+            return
+        except OtherFamily as error:
+            if parts.astray(self._lane, pending, error):
+                parts.settling.postpone(pending, seconds=0.0)
+                return
+            outcome = self._timed(error.outcome, started)
         ended = parts.clock.now()
         self._unsettled += 1
         parts.settling.settle(
@@ -254,7 +279,7 @@ class Courier:
         try:
             octets = await self._parts.preparing.octets(pending, message, stored)
             return await self._deliver(pending, message, octets, started)
-        except (NotFound, Fault):
+        except (NotFound, Fault, _NotOurs, SourceGone, OtherFamily):
             raise
         except Exception:  # a message that meets a bug of ours must harm no other
             self._parts.log.exception("attempt_failed", message=message.key.text())
@@ -313,7 +338,7 @@ class Courier:
         """Get a session, in the place of the one at hand; what was wrong when there is none."""
         self._hang_up()
         parts, lane = self._parts, self._lane
-        opened = await parts.opener.open(lane.route, source=parts.source, demand=demand, first=first)
+        opened = await parts.opener.open(lane.route, source=lane.outlet.source, demand=demand, first=first)
         if isinstance(opened, Deferred):
             if not demand.required:
                 parts.failed(lane, opened)
@@ -338,6 +363,8 @@ class Courier:
                 )
                 if refused is not None:
                     return refused, prepared
+            if self._lane.outlet.until <= parts.clock.monotonic():
+                raise _NotOurs
             dot_sent = DotSent(pending, pending.attempts + 1)
             deadline_s = parts.limits.commit_s
 
@@ -368,6 +395,7 @@ class Courier:
             or parts.settling.paused
             or parts.ending()
             or self._lane.over
+            or self._lane.outlet.until <= parts.clock.monotonic()
             or not parts.turnstile.free()
         ):
             return None
@@ -401,6 +429,7 @@ class Courier:
             message.smtputf8,
             round(self._parts.clock.monotonic() - started, 6),
             "" if prepared is None else prepared.dkim,
+            opened.connection.local_host,
         )
 
     def _timed(self, outcome: Deferred | Refused, started: float) -> Deferred | Refused:

@@ -6,29 +6,36 @@ look-up for all recipients of the domain that wait. ``run`` owns all tasks. ``dr
 
 A path to which no session can be had rests, for longer each time; when it has failed repeatedly, what waits for it is
 deferred together (*swept*), so that its recipients keep to the retry schedule instead of queueing for a dead host.
+
+Where a source is lost, what waits for its paths is dispatched anew: it leaves by another source of its pool, or waits
+in the store (``delivery.egress``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from pigeonry.delivery.courier import Content, Courier, Parts, Settling
+from pigeonry.delivery.egress import Egress, Outlet
 from pigeonry.delivery.lane import Lane
 from pigeonry.delivery.limits import DeliveryLimits
-from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.opening import Opener, OtherFamily
 from pigeonry.delivery.preparing import Preparing, Render
 from pigeonry.delivery.routing import NoRoute, Router
 from pigeonry.delivery.turnstile import Turnstile
 from pigeonry.domain.errors import Fault
 from pigeonry.domain.message import Message, Pending, Settle
 from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused
-from pigeonry.domain.route import EgressPath, Route
+from pigeonry.domain.route import Route
 from pigeonry.domain.tenant import SendingDomain
 from pigeonry.ports.environment import Clock, Dice
+from pigeonry.ports.network import SourceGone
 from pigeonry.ports.queue_store import QueueStore
 from pigeonry.protocol.dkim.signer import DkimSigner
 from pigeonry.queue.ready import ReadyQueues
@@ -37,6 +44,8 @@ from pigeonry.quota.shares import Share
 from pigeonry.telemetry.log import Logger
 
 __all__ = ["Dispatcher"]
+
+ANEW_PAUSE_S: Final = 0.001  # seconds between hundreds that are dispatched anew, so that others get their turn
 
 
 class Dispatcher:
@@ -53,8 +62,8 @@ class Dispatcher:
         signers: A sending domain's DKIM signers.
         domain: A sending domain with its settings.
         render: For batch messages.
-        source: Local address to send from, empty for the system's choice.
         shares: This worker's share of a limit, by the limit's name and units; alone it has all of it.
+        egress: Chooses where to send from; the system does when not given.
     """
 
     def __init__(
@@ -74,15 +83,15 @@ class Dispatcher:
         dice: Dice,
         log: Logger,
         limits: DeliveryLimits | None = None,
-        source: str = "",
         shares: Callable[[str, int], Share] = Share,
+        egress: Egress | None = None,
     ) -> None:
         self._ready = ready
         self._router = router
         self._dice = dice
         self._limits = limits or DeliveryLimits()
-        self._source = source
         self._shares = shares
+        self._egress = egress or Egress(domain=domain, clock=clock)
         self._parts = Parts(
             content=content,
             settling=scheduler,
@@ -95,13 +104,15 @@ class Dispatcher:
             settlement=settlement,
             ending=lambda: self._ending,
             failed=self._failed,
+            astray=self._astray,
             turnstile=Turnstile(clock, self._limits.beginning_s),
             log=log,
-            source=source,
         )
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[tuple[str, str], Lane] = {}  # by source and site
         self._couriers = 0
-        self._hungry: dict[str, Lane] = {}  # lanes that want a connection when all are taken, in order
+        self._hungry: dict[Lane, None] = {}  # lanes that want a connection when all are taken, in order
+        self._to_tell: deque[tuple[Pending, Deferred]] = deque()  # recipients that wait for a source, to be told so
+        self._telling = False
         self._looking: dict[str, list[Pending]] = {}  # recipients whose domain's route is being looked up
         self._to_look: deque[str] = deque()
         self._look_ups = 0
@@ -116,11 +127,15 @@ class Dispatcher:
 
     def dispatch(self, pending: Pending) -> None:
         """Take a recipient that is due. Does no I/O and does not raise."""
+        outlet = self._egress.choose(pending)
+        if outlet is None:
+            self._wait(pending)
+            return
         address = pending.address
         domain = address[address.rindex("@") + 1 :]
         route = self._router.known(domain)
         if route is not None:
-            self._enqueue(route, pending)
+            self._enqueue(route, pending, outlet)
             return
         waiting = self._looking.get(domain)
         if waiting is not None:
@@ -179,7 +194,11 @@ class Dispatcher:
                 self._parts.settling.postpone(pending, seconds=self._limits.retry_content_s)
         else:
             for pending in self._looking.pop(domain):
-                self._enqueue(route, pending)
+                outlet = self._egress.choose(pending)
+                if outlet is None:
+                    self._wait(pending)
+                else:
+                    self._enqueue(route, pending, outlet)
         finally:
             self._look_ups -= 1
             self._check_quiet()
@@ -191,21 +210,23 @@ class Dispatcher:
 
     # Paths
 
-    def _enqueue(self, route: Route, pending: Pending) -> None:
-        lane = self._lanes.get(route.site)
+    def _enqueue(self, route: Route, pending: Pending, outlet: Outlet) -> None:
+        outlet = self._egress.fitting(outlet, pending, route.site)
+        key = (outlet.source.address, route.site)
+        lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[route.site] = self._lane(route)
+            lane = self._lanes[key] = self._lane(outlet, route)
         else:
             lane.route = route
         self._ready.push(lane.path, pending)
         self._stir(lane)
 
-    def _lane(self, route: Route) -> Lane:
-        path, ready = EgressPath(self._source, route.site), self._ready
-        share = self._shares(f"connections:{path.source}:{path.site}", self._limits.connections_per_path)
-        lane = Lane(path, route, share)
+    def _lane(self, outlet: Outlet, route: Route) -> Lane:
+        source, site, ready = outlet.source.address, route.site, self._ready
+        share = self._shares(f"connections:{source}:{site}", self._limits.connections_per_path)
+        lane = Lane(outlet, route, share)
         share.needed = lambda: self._needed(lane)
-        share.weight = lambda: max(1.0, ready.tenants(path))
+        share.weight = lambda: max(1.0, ready.tenants(lane.path))
         share.changed = lambda: self._adapt(lane)
         return lane
 
@@ -231,7 +252,11 @@ class Dispatcher:
             lane.share.more()
             return
         if self._couriers >= self._limits.connections_max:
-            self._hungry[lane.path.site] = lane
+            self._hungry[lane] = None
+            return
+        if lane.outlet.until <= self._parts.clock.monotonic():
+            self.review_egress()
+            self._leave(lane)
             return
         if lane.share.take():
             self._couriers += 1
@@ -253,16 +278,85 @@ class Dispatcher:
     def _hand_on(self, lane: Lane) -> None:
         """A connection ended: whoever waited for one comes first, then this lane if it still has work."""
         if self._hungry:
-            self._stir(self._hungry.pop(next(iter(self._hungry))))
+            hungry = next(iter(self._hungry))
+            del self._hungry[hungry]
+            self._stir(hungry)
         if self._ready.backlog(lane.path):
             if lane.failures >= self._limits.failures_before_sweep and not lane.couriers:
                 self._sweep(lane)
             self._stir(lane)
         elif not lane.couriers and not lane.resting and not lane.sweeping:
-            self._lanes.pop(lane.path.site, None)
+            self._lanes.pop((lane.path.source, lane.path.site), None)
 
     def _failed(self, lane: Lane, failure: Deferred) -> None:
         lane.failed(failure, limits=self._limits, dice=self._dice, wake=lambda: self._hand_on(lane))
+
+    # Sources
+
+    def review_egress(self) -> None:
+        """What may be sent from has changed, or time has passed: act on it. Does no I/O."""
+        closed, look = self._egress.review()
+        for lane in tuple(self._lanes.values()) if closed else ():
+            if lane.outlet in closed:
+                self._leave(lane)
+        if look:
+            self._parts.settling.look_again()
+
+    def _astray(self, lane: Lane, pending: Pending, error: Exception) -> bool:
+        if isinstance(error, OtherFamily):
+            if not self._egress.is_other_family(lane.outlet, lane.path.site, pending):
+                return False
+            self._leave(lane)
+            return True
+        if isinstance(error, SourceGone):
+            lane.outlet.until = -math.inf  # until its ownership was looked at again
+        self.review_egress()
+        return True
+
+    def _leave(self, lane: Lane) -> None:
+        """Dispatch anew what waits for a lane that cannot be used."""
+        while lane.wake_one():
+            pass
+        if self._tasks is not None and not lane.sweeping and not self._ending:
+            lane.sweeping = True
+            self._tasks.create_task(self._dispatch_anew(lane))
+
+    async def _dispatch_anew(self, lane: Lane) -> None:
+        parts, taken = self._parts, 0
+        try:
+            while not self._ending and (pending := self._ready.pop(lane.path)) is not None:
+                parts.settling.postpone(pending, seconds=0.0)
+                taken += 1
+                if taken % self._limits.swept_at_once == 0:
+                    await parts.clock.sleep(ANEW_PAUSE_S)
+        finally:
+            lane.sweeping = False
+            self._check_quiet()
+            self._hand_on(lane)
+
+    def _wait(self, pending: Pending) -> None:
+        """Leave a recipient to the store for which there is no source, and say so once."""
+        outcome = self._egress.verdict(pending)
+        if outcome is None or self._tasks is None or self._ending:
+            self._parts.settling.set_aside(pending)
+            return
+        self._to_tell.append((pending, outcome))
+        if not self._telling:
+            self._telling = True
+            self._tasks.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        """Settle those who have to wait, so many at once that they share commits."""
+        try:
+            while self._to_tell and not self._ending:
+                async with asyncio.TaskGroup() as settles:
+                    for _ in range(min(len(self._to_tell), self._limits.swept_at_once)):
+                        pending, outcome = self._to_tell.popleft()
+                        if self._parts.settling.claim(pending):
+                            settles.create_task(self._conclude(pending, outcome))
+        finally:
+            self._telling = False
+            self._check_quiet()
 
     # Ends without a connection
 
@@ -312,7 +406,7 @@ class Dispatcher:
 
     def _check_quiet(self) -> None:
         sweeping = any(lane.sweeping for lane in self._lanes.values()) if self._ending else False
-        if self._ending and not self._couriers and not self._look_ups and not sweeping:
+        if self._ending and not (self._couriers or self._look_ups or self._telling or sweeping):
             self._quiet.set()
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from pigeonry.delivery.egress import Outlet
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.domain.outcome import Deferred
 from pigeonry.domain.route import EgressPath, Route
@@ -21,15 +22,17 @@ class Lane:
     """The state of one path.
 
     Args:
-        path: Its key in the ready queues.
+        outlet: Where it leaves from.
         route: The hosts, as they were last found.
         share: Of the connections that all workers together may have to it.
     """
 
-    __slots__ = ("_resting", "failure", "failures", "idle", "leaving", "path", "route", "share", "sweeping")
+    __slots__ = ("_resting", "failure", "failures", "idle", "leaving", "outlet", "path", "route", "share", "sweeping")
 
-    def __init__(self, path: EgressPath, route: Route, share: Share) -> None:
-        self.path = path
+    def __init__(self, outlet: Outlet, route: Route, share: Share) -> None:
+        self.outlet = outlet
+        self.path = EgressPath(outlet.source.address, route.site)
+        """Its key in the ready queues."""
         self.route = route
         self.share = share
         self.leaving = 0

@@ -26,12 +26,12 @@ from pigeonry.delivery.connection import SmtpConnection, Timeouts
 from pigeonry.delivery.reach import everywhere
 from pigeonry.domain.outcome import Attempt, Deferred
 from pigeonry.domain.reply import EnhancedStatus, Reply
-from pigeonry.domain.route import Host, Route
+from pigeonry.domain.route import SYSTEM_SOURCE, EgressSource, Host, Route
 from pigeonry.ports.environment import Clock
-from pigeonry.ports.network import Dialer, DnsFailure, NoSuchDomain, Resolver
+from pigeonry.ports.network import Dialer, DnsFailure, NoSuchDomain, Resolver, SourceGone
 from pigeonry.protocol.smtp.client import Lost, NotWelcome, Ready, SmtpClient, TlsAgreed, TlsRefused
 
-__all__ = ["ANY_TLS", "Opened", "Opener", "TlsDemand"]
+__all__ = ["ANY_TLS", "Opened", "Opener", "OtherFamily", "TlsDemand"]
 
 ADDRESSES_MAX: Final = 9  # addresses tried in one attempt: of three hosts, with 30 s for each to answer
 ADDRESSES_OF_HOST_MAX: Final = 3  # of one host: the dead addresses of the first must not keep us from the second
@@ -76,12 +76,25 @@ class _Level(IntEnum):
     CLEAR = 2
 
 
-class _NoSession(Exception):
-    """This address gave no session."""
+class OtherFamily(Exception):
+    """No host of the route has an address of the source's family: another source may reach it.
+
+    Args:
+        outcome: What it comes to where there is no other source.
+    """
 
     def __init__(self, outcome: Deferred) -> None:
         super().__init__(outcome.description)
         self.outcome = outcome
+
+
+class _NoSession(Exception):
+    """This address gave no session; ``out_of_reach`` when the host has addresses, and none that the source reaches."""
+
+    def __init__(self, outcome: Deferred, *, out_of_reach: bool = False) -> None:
+        super().__init__(outcome.description)
+        self.outcome = outcome
+        self.out_of_reach = out_of_reach
 
 
 class _StepDown(Exception):
@@ -102,7 +115,7 @@ class Opener:
 
     Args:
         resolver, dialer, clock: The network and time.
-        hostname: Our name for EHLO.
+        hostname: Our name for EHLO, where the source has none of its own.
         timeouts: For connecting, TLS and every phase of the session.
         reach: Whether an address that DNS named may be connected to.
     """
@@ -126,30 +139,39 @@ class Opener:
         self._levels: dict[str, tuple[float, _Level]] = {}
 
     async def open(
-        self, route: Route, *, source: str = "", demand: TlsDemand = ANY_TLS, first: int = 0
+        self, route: Route, *, source: EgressSource = SYSTEM_SOURCE, demand: TlsDemand = ANY_TLS, first: int = 0
     ) -> Opened | Deferred:
         """A session with the first host that gives one, or why there is none.
 
         Args:
-            source: Local address, empty for the system's choice.
+            source: Where to connect from, and who to be.
             demand: What the message at hand asks for.
             first: Index of the first host to try.
+
+        Raises:
+            OtherFamily: Another source may reach the hosts.
+            SourceGone: The source's address is not this machine's any more.
         """
         failure: Deferred | None = None
+        out_of_reach = True
         left = ADDRESSES_MAX
         for index in range(first, len(route.hosts)):
             host = route.hosts[index]
             try:
-                addresses = await self._addresses(host, source, chosen=route.smarthost)
+                addresses = await self._addresses(host, source.address, chosen=route.smarthost)
             except _NoSession as none:
                 failure = _better(failure, none.outcome)
+                out_of_reach = out_of_reach and none.out_of_reach
                 continue
+            out_of_reach = False
             for address in addresses[: min(left, ADDRESSES_OF_HOST_MAX)]:
                 left -= 1
                 try:
                     return Opened(await self._session(host, address, source, demand), host, index)
                 except _NoSession as none:
                     failure = _better(failure, none.outcome)
+        if failure is not None and out_of_reach:
+            raise OtherFamily(failure)
         return failure or unreachable(Attempt(), "No host of the domain is left to try.")
 
     async def _addresses(self, host: Host, source: str, *, chosen: bool) -> Sequence[str]:
@@ -162,17 +184,19 @@ class Opener:
         except DnsFailure:
             description = "The host's address could not be looked up: DNS gave no answer."
             raise _NoSession(Deferred(attempt, UNRESOLVED, description=description)) from None
+        found = bool(addresses)
         if source:
             addresses = [address for address in addresses if (":" in address) == (":" in source)]
         if not addresses:
-            raise _NoSession(Deferred(attempt, UNRESOLVED, description="The host has no address we can reach."))
+            outcome = Deferred(attempt, UNRESOLVED, description="The host has no address we can reach.")
+            raise _NoSession(outcome, out_of_reach=found)
         if not chosen:
             addresses = [address for address in addresses if self._reach(address)]
             if not addresses:
                 raise _NoSession(unreachable(attempt, "The host has no public address."))
         return addresses
 
-    async def _session(self, host: Host, address: str, source: str, demand: TlsDemand) -> SmtpConnection:
+    async def _session(self, host: Host, address: str, source: EgressSource, demand: TlsDemand) -> SmtpConnection:
         level = self._remembered(host.name)
         if demand.required and level is _Level.CLEAR:
             level = _Level.VERIFIED
@@ -194,16 +218,20 @@ class Opener:
             else:
                 return connection
 
-    async def _greeted(self, host: Host, address: str, source: str) -> SmtpConnection:
+    async def _greeted(self, host: Host, address: str, source: EgressSource) -> SmtpConnection:
         """A connection on which EHLO was answered."""
         loop = asyncio.get_running_loop()
         attempt = Attempt(mx_host=host.name)
-        client = SmtpClient(hostname=self._hostname)
+        hostname = source.hostname or self._hostname
+        client = SmtpClient(hostname=hostname)
         connection = SmtpConnection(client=client, timeouts=self._timeouts, loop=loop)
+        connection.local_host = hostname
         try:
             await self._dialer.dial(
-                lambda: connection, address, host.port, source=source, timeout_s=self._timeouts.connect
+                lambda: connection, address, host.port, source=source.address, timeout_s=self._timeouts.connect
             )
+        except SourceGone:
+            raise
         except TimeoutError:
             raise _NoSession(unreachable(attempt, "The host did not accept a connection in time.")) from None
         except OSError as error:
@@ -289,6 +317,7 @@ def _attempt(connection: SmtpConnection, host: Host) -> Attempt:
         sending_ip=connection.local_address,
         tls=tls is not None,
         certificate_verified=tls is not None and tls.verified,
+        sending_host=connection.local_host,
     )
 
 

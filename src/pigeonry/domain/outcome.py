@@ -18,6 +18,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     Args:
         mx_host: Name of the host that was tried, empty when none could be.
         sending_ip: Local address, empty when no connection stood.
+        sending_host: The name that was said in EHLO there.
         tls: Whether the connection was encrypted.
         certificate_verified: Whether the certificate matched the host.
         session_s: Seconds from the start of this attempt to its end.
@@ -30,6 +31,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     utf8: bool = False
     session_s: float = 0.0
     dkim: str = ""
+    sending_host: str = ""
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):
@@ -46,6 +48,8 @@ class Deferred(msgspec.Struct, frozen=True, gc=False):
         code: The reply code or an internal code (498, 499) for the event.
         description: One sentence when there was no reply.
         reason: The event's reason.
+        held: Whether it waits for something of ours and not for its turn: it stays due as it was.
+        over: Whether it waited for as long as it may, so that it is not tried again.
     """
 
     attempt: Attempt
@@ -53,6 +57,8 @@ class Deferred(msgspec.Struct, frozen=True, gc=False):
     reply: Reply | None = None
     description: str = ""
     reason: str = "generic"
+    held: bool = False
+    over: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

@@ -84,6 +84,8 @@ class SendingDomain(msgspec.Struct, frozen=True):
         id: 24 hex characters.
         any_sender: Whether From may be anything without a Sender being added (the dev sandbox).
         require_tls, skip_verification: Defaults for its messages.
+        pool: Id of the egress pool that its mail leaves by; empty for the default one.
+        pools: Further pools that its messages may name.
     """
 
     id: str
@@ -100,6 +102,12 @@ class SendingDomain(msgspec.Struct, frozen=True):
     web_scheme: Literal["http", "https"] = "http"
     dkim: tuple[DkimKey, ...] = ()
     any_sender: bool = False
+    pool: str = ""
+    pools: tuple[str, ...] = ()
+
+    def may_use(self, pool: str) -> bool:
+        """Whether its messages may name that egress pool."""
+        return pool == self.pool or pool in self.pools
 
 
 class Caller(msgspec.Struct, frozen=True):

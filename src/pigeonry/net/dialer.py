@@ -8,14 +8,20 @@ whoever dials asks for a verified handshake first and, where policy allows, for 
 from __future__ import annotations
 
 import asyncio
+import errno
+import ipaddress
+import socket
 import ssl
 from asyncio import Protocol as StreamProtocol
 from asyncio import Transport
 from collections.abc import Callable
+from typing import Final
 
-from pigeonry.ports.network import TlsPeer
+from pigeonry.ports.network import SourceGone, TlsPeer
 
 __all__ = ["TcpDialer"]
+
+_DISCARD: Final = 9  # any port does: nothing is sent
 
 
 class TcpDialer:
@@ -35,11 +41,35 @@ class TcpDialer:
     ) -> Transport:
         """Connect to an IP address. See the port."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(timeout_s):
-            transport, _ = await loop.create_connection(
-                protocol, address, port, local_addr=(source, 0) if source else None
-            )
+        try:
+            async with asyncio.timeout(timeout_s):
+                transport, _ = await loop.create_connection(
+                    protocol, address, port, local_addr=(source, 0) if source else None
+                )
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and source and not self.has_address(source):
+                raise SourceGone(error.errno, "The source is no address of this machine.") from error
+            raise
         return transport
+
+    def has_address(self, address: str) -> bool:
+        """Whether that IP address is one of this machine's now. See the port.
+
+        To bind is not proof: where ``ip_nonlocal_bind`` is set, as it commonly is beside keepalived, every address can
+        be bound. But a packet to an address of our own leaves with that very address as its source; loopback's all
+        leave with the first one.
+        """
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as bound:
+                bound.bind((address, 0))
+            with socket.socket(family, socket.SOCK_DGRAM) as routed:
+                routed.connect((address, _DISCARD))
+                chosen = ipaddress.ip_address(routed.getsockname()[0])
+        except OSError:
+            return False
+        wanted = ipaddress.ip_address(address)
+        return chosen == wanted or (chosen.is_loopback and wanted.is_loopback)
 
     async def start_tls(
         self, transport: Transport, protocol: StreamProtocol, *, server_name: str, verify: bool, timeout_s: float

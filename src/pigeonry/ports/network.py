@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from asyncio import Transport
     from collections.abc import Callable, Sequence
 
-__all__ = ["Dialer", "DnsFailure", "MailExchanger", "NoSuchDomain", "Resolver", "TlsPeer"]
+__all__ = ["Dialer", "DnsFailure", "MailExchanger", "NoSuchDomain", "Resolver", "SourceGone", "TlsPeer"]
 
 
 class DnsFailure(Exception):
@@ -71,8 +71,16 @@ class TlsPeer(msgspec.Struct, frozen=True):
     verified: bool
 
 
+class SourceGone(OSError):
+    """No connection can be made from the local address that was asked for."""
+
+
 class Dialer(Protocol):
     """Outgoing TCP connections."""
+
+    def has_address(self, address: str) -> bool:
+        """Whether that IP address is one of this machine's now, so that connections may be made from it."""
+        ...
 
     async def dial(
         self, protocol: Callable[[], StreamProtocol], address: str, port: int, *, source: str, timeout_s: float
@@ -86,6 +94,7 @@ class Dialer(Protocol):
             timeout_s: Seconds until it is given up.
 
         Raises:
+            SourceGone: The source is no address of this machine (any more).
             OSError: No connection (``TimeoutError`` when it took too long).
         """
         ...

@@ -29,6 +29,7 @@ import msgspec
 from pigeonry.domain.errors import Fault, ShardMoved
 from pigeonry.domain.message import Pending, RecipientState
 from pigeonry.ports.queue_store import DueMark, Later
+from pigeonry.queue.limits import SchedulerLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,23 +48,6 @@ SHARDS_S: Final = 1.0  # seconds between looks whether a shard was taken over, w
 STALE_MAX: Final = 1_000  # entries of the heap that stand for nobody any more, beside as many as are in memory
 TIMER_S_MAX: Final = 30.0  # seconds; the wall clock may be set, so that no timer is trusted for longer
 START: Final = DueMark(-math.inf)
-
-
-class SchedulerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of the scheduled queue.
-
-    Args:
-        recipients_max: Recipients in memory, waiting for their time, for a connection or in an attempt. One takes
-            about 600 octets: 60 MB.
-        horizon_s: Seconds before its time that a recipient may be in memory.
-        page: Recipients read from the store at once.
-        settle_deadline_s: Seconds for each further try to settle after the caller's own deadline.
-    """
-
-    recipients_max: int = 100_000
-    horizon_s: float = 60.0
-    page: int = 1_000
-    settle_deadline_s: float = 10.0
 
 
 def _not_wired(_pending: Pending) -> None:
@@ -143,11 +127,13 @@ class Scheduler:
         taken = 0
         for pending in pendings:
             ident = pending.serial << 16 | pending.message.shard
-            if len(self._fresh) < self._half and self._take(ident, pending, now):
-                self._fresh.add(ident)
-                taken += 1
-            else:
-                self._leave(pending.due)
+            if len(self._fresh) < self._half:
+                self._fresh.add(ident)  # before it is dispatched, which may set it aside
+                if self._take(ident, pending, now):
+                    taken += 1
+                    continue
+                self._fresh.discard(ident)
+            self._leave(pending.due)
         self.abandon(pendings[0].message)
         return taken
 
@@ -171,6 +157,18 @@ class Scheduler:
         if self._known.get(ident) is pending:
             self._claimed.discard(ident)
             self._schedule(ident, msgspec.structs.replace(pending, due=self._clock.now() + seconds))
+
+    def set_aside(self, pending: Pending) -> None:
+        """Leave a dispatched recipient to the store, for which nothing can be done now: ``look_again`` finds it."""
+        ident = pending.serial << 16 | pending.message.shard
+        if self._known.get(ident) is pending and ident not in self._claimed:
+            self._remove(ident)
+            if self._content is not None:
+                self._content.release(pending.message)
+
+    def look_again(self) -> None:
+        """Load all that is due and not in memory: what was set aside can perhaps be attempted now."""
+        self._leave(-math.inf)
 
     # -- what commands hold
 

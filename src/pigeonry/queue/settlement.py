@@ -139,7 +139,7 @@ def _delivered(pending: Pending, message: Message, outcome: Delivered, *, now: f
         message=message.summary,
         recipient=address,
         recipient_domain=address[address.rindex("@") + 1 :],
-        envelope=events.Envelope("smtp", message.reverse_path, address, attempt.sending_ip),
+        envelope=events.Envelope("smtp", message.reverse_path, address, attempt.sending_ip, attempt.sending_host),
         flags=_flags(message, in_doubt=pending.in_doubt),
         tags=message.tags,
         user_variables=message.user_variables,
@@ -179,9 +179,15 @@ def _try_again(
     else:
         code, reply, reason, description = outcome.code, outcome.reply, outcome.reason, outcome.description
     number = pending.attempts + 1
-    due = next_attempt(
-        now=now, attempts=number, expires_at=message.expires_at, schedule=schedule, dice=dice, in_doubt=doubt
-    )
+    held = isinstance(outcome, Deferred) and outcome.held
+    if (held and now >= message.expires_at) or (isinstance(outcome, Deferred) and outcome.over):
+        due = None
+    elif held:
+        due = pending.due
+    else:
+        due = next_attempt(
+            now=now, attempts=number, expires_at=message.expires_at, schedule=schedule, dice=dice, in_doubt=doubt
+        )
     status = _status(pending, message, outcome, code=code, reply=reply, description=description, now=now)
     status["bounce_type"] = "soft"
     if due is None:
@@ -190,7 +196,8 @@ def _try_again(
         status["code"] = OLD_CODE
         status["message"] = _TOO_OLD
         return _failed(pending, message, outcome.attempt, status, "old", now=now, ids=ids, doubt=doubt)
-    status["retry_seconds"] = round(due - now)
+    if not held:
+        status["retry_seconds"] = round(due - now)
     return _failed(pending, message, outcome.attempt, status, reason, now=now, ids=ids, doubt=doubt, due=due)
 
 
@@ -220,7 +227,7 @@ def _failed(
         log_level="error" if due is None else "warn",
         recipient=address,
         recipient_domain=address[address.rindex("@") + 1 :],
-        envelope=events.Envelope("smtp", message.reverse_path, address, attempt.sending_ip),
+        envelope=events.Envelope("smtp", message.reverse_path, address, attempt.sending_ip, attempt.sending_host),
         flags=_flags(message, in_doubt=doubt),
         tags=message.tags,
         user_variables=message.user_variables,

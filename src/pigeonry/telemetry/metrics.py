@@ -68,6 +68,20 @@ CATALOGUE: Final = (
         "gauge",
         "1 while shares of limits cannot be renewed: only safe parts of them are used, none where the limit is 1.",
     ),
+    Described(
+        "pigeonry_egress_source",
+        "gauge",
+        "1 for how this node stands with an egress source: owned, elsewhere (another node holds the lease of an "
+        "address that this one has: a mistake), absent, unanswered (its lease could not be renewed).",
+        ("source", "state"),
+    ),
+    Described("pigeonry_egress_pool_up", "gauge", "1 while this node owns an address of a pool, else 0.", ("pool",)),
+    Described(
+        "pigeonry_egress_waiting_recipients",
+        "gauge",
+        "Recipients that were found to wait for an address of a pool when they were last looked at.",
+        ("pool",),
+    ),
     Described("pigeonry_door_connections", "gauge", "Incoming connections that stand.", ("door",)),
     Described(
         "pigeonry_proxy_headers_refused_total",

@@ -11,10 +11,10 @@ import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain, TlsPeer
+from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain, SourceGone, TlsPeer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from pigeonry.testing.dice import SeededDice
 
@@ -239,6 +239,7 @@ class FakeDialer:
         listener: Answers at all addresses.
         dice: Draw latencies.
         spy: Sees all that is written on any connection, before it leaves, with the connection's number.
+        addresses: The machine's own that may be asked for; may change while time passes.
     """
 
     def __init__(
@@ -248,7 +249,9 @@ class FakeDialer:
         dice: SeededDice,
         *,
         spy: Callable[[int, bytes], None] | None = None,
+        addresses: Container[str] = frozenset(),
     ) -> None:
+        self._addresses = addresses
         self._loop = loop
         self._listener = listener
         self._dice = dice
@@ -263,6 +266,8 @@ class FakeDialer:
         """Connect."""
         if self._down:
             raise ConnectionRefusedError("Connection refused")
+        if source and not self.has_address(source):
+            raise SourceGone("Cannot assign requested address")
         if self._listener.silent(address):
             await asyncio.sleep(timeout_s)  # noqa: TID251  # the network is a part of virtual time
             raise TimeoutError("Timed out")
@@ -286,6 +291,10 @@ class FakeDialer:
         self._ends = {known: end for known, end in self._ends.items() if not end.is_closing()}
         self._ends[number] = near
         return near
+
+    def has_address(self, address: str) -> bool:
+        """Whether that address is the machine's just now."""
+        return address in self._addresses
 
     async def start_tls(
         self,

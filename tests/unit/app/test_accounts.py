@@ -23,6 +23,7 @@ class World(Tenancy):
             ids=self.ids,
             lane=InlineLane(),
             hostname="mx.example.net",
+            pools=("shared", "dedicated"),
         )
         self.ring = KeyRing(self.identity, self.clock)
         self.logins = Logins(self.identity, self.clock, self.ids, self.passwords)
@@ -105,3 +106,19 @@ async def test_what_is_not_there_is_said_in_words_that_help(world: World):
             await attempt("-a.example")
     with pytest.raises(BadRequest):
         await world.accounts.create_domain("a.example") and await world.accounts.create_credential("al@a.example", "1")
+
+
+async def test_a_domain_gets_a_pool_of_the_configuration_and_no_other(world: World):
+    await world.accounts.create_domain("example.org")
+    changed = await world.accounts.set_pools("example.org", "dedicated", ("shared",))
+    assert (changed.pool, changed.pools) == ("dedicated", ("shared",))
+    assert await world.accounts.domain("example.org") == changed
+    with pytest.raises(
+        NotFound, match=r"Pool not found: dedicate\. Those of the configuration are: shared, dedicated\."
+    ):
+        await world.accounts.set_pools("example.org", "dedicate", ())
+    with pytest.raises(NotFound):
+        await world.accounts.set_pools("example.org", "", ("more",))
+    with pytest.raises(NotFound, match="Domain not found"):
+        await world.accounts.set_pools("example.net", "shared", ())
+    assert (await world.accounts.set_pools("example.org", "", ())).may_use("") is True

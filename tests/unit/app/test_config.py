@@ -16,7 +16,11 @@ from pigeonry.app.config import (
     split_address,
     worker_count,
 )
+from pigeonry.app.egress import egress_pools
+from pigeonry.app.output import toml_table
 from pigeonry.app.tls import make_self_signed
+from pigeonry.delivery.egress import SYSTEM_POOL
+from pigeonry.domain.route import EgressPool, EgressSource
 from support.clusters import certificates
 
 
@@ -241,7 +245,7 @@ def test_a_name_that_no_certificate_could_carry_is_none(tmp_path: Path, name: st
 
 def test_cassandra_is_checked_as_a_whole(tmp_path: Path) -> None:
     assert problems(tmp_path, "[cassandra.replication]\ndc1 = 0\n") == [
-        "cassandra.replication: expected a whole number >= 1 - at `$[...]`"
+        "cassandra.replication: expected a whole number >= 1 for each"
     ]
     assert problems(
         tmp_path,
@@ -263,3 +267,105 @@ def test_tables_are_read_from_file_and_environment(tmp_path: Path) -> None:
     settings = load(path, {"PIGEONRY_CASSANDRA__LEASE_REPLICATION": "{dc1 = 2, witness = 1}"}).cassandra
     assert settings.replication == {"dc1": 3}
     assert settings.lease_replication == {"dc1": 2, "witness": 1}
+
+
+AND = "which may be one of theirs"
+EGRESS = """
+[egress]
+default_pool = "shared"
+[[egress.sources]]
+id = "out-1"
+address = "192.0.2.1"
+hostname = "out-1.example.org"
+[[egress.sources]]
+id = "out-2"
+address = "2001:DB8:0::2"
+location = "fra"
+[[egress.pools]]
+id = "shared"
+sources = { out-1 = 3, out-2 = 1 }
+[[egress.pools]]
+id = "dedicated"
+sources = { out-2 = 1 }
+on_site_loss = "pool:shared"
+on_site_loss_grace_s = 5
+on_site_loss_max_age_s = 7200
+"""
+
+
+def test_egress_sources_and_pools_are_read(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, EGRESS), {})
+    pools, default = egress_pools(settings.egress)
+    one = EgressSource("out-1", "192.0.2.1", "out-1.example.org")
+    two = EgressSource("out-2", "2001:db8::2", location="fra")
+    assert pools == (
+        EgressPool("shared", ((one, 3), (two, 1)), "queue", 60.0, 0.0),
+        EgressPool("dedicated", ((two, 1),), "pool:shared", 5.0, 7200.0),
+    )
+    assert default == "shared"
+    assert two.is_for(node="any", location="fra")
+    assert not two.is_for(node="any", location="")
+    assert egress_pools(load(None, {}).egress) == ((SYSTEM_POOL,), "default")
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        (
+            'hostname = "out-1',
+            'hostnme = "out-1',
+            "egress.sources[out-1].hostnme: unknown key; did you mean egress.sources[out-1].hostname?",
+        ),
+        ('address = "192.0.2.1"\n', "", "egress.sources[out-1]: has no address"),
+        ('id = "out-1"\n', "", "egress.sources[1]: has no id"),
+        ("192.0.2.1", "192.0.2.01", "egress.sources[out-1].address: '192.0.2.01' is no IP address"),
+        ("192.0.2.1", "0.0.0.0", "egress.sources[out-1].address: 0.0.0.0 is no address that mail can leave from"),
+        ("192.0.2.1", "2001:db8::2", "egress.sources: two have the address 2001:db8::2"),
+        ("out-1.example.org", "out_1!", "egress.sources[out-1].hostname: 'out_1!' is no host name"),
+        (
+            "out-2 = 1 }\n[",
+            "out-3 = 1 }\n[",
+            "egress.pools[shared].sources: there is no source out-3; did you mean out-2?",
+        ),
+        ("out-1 = 3", "out-1 = 0", "egress.pools[shared].sources: expected a whole number >= 1 for each"),
+        ("{ out-2 = 1 }", '["out-2"]', "egress.pools[dedicated].sources: expected a table, got a list"),
+        ('id = "dedicated"', 'id = "shared"', "egress.pools: two have the id shared"),
+        (
+            "pool:shared",
+            "pool:shred",
+            "egress.pools[dedicated].on_site_loss: there is no pool shred; did you mean shared?",
+        ),
+        ("pool:shared", "pool:dedicated", "egress.pools[dedicated].on_site_loss: is the pool itself"),
+        (
+            "pool:shared",
+            "wait",
+            'egress.pools[dedicated].on_site_loss: \'wait\' is none of "queue", "shared" and "pool:ID"',
+        ),
+        (
+            'default_pool = "shared"',
+            'default_pool = "share"',
+            "egress.default_pool: there is no pool share; did you mean shared?",
+        ),
+        (
+            'default_pool = "shared"\n',
+            "",
+            "egress.default_pool: is needed once there are pools; without it the system would choose the address, "
+            + AND,
+        ),
+        ("{ out-1 = 3, out-2 = 1 }", "{ out-2 = 1 }", "egress.sources[out-1]: is in no pool, so nothing would use it"),
+    ],
+)
+def test_what_is_wrong_with_egress_is_said_with_its_place(tmp_path: Path, was: str, now: str, said: str) -> None:
+    assert was in EGRESS
+    assert said in problems(tmp_path, EGRESS.replace(was, now, 1))
+
+
+def test_the_default_pool_is_no_shelter_for_itself(tmp_path: Path) -> None:
+    text = EGRESS.replace('id = "shared"\n', 'id = "shared"\non_site_loss = "shared"\n')
+    assert "egress.pools[shared].on_site_loss: it is the default pool itself" in problems(tmp_path, text)
+
+
+def test_a_list_of_tables_is_shown_as_one() -> None:
+    assert toml_table({"sources": [{"id": "a", "weights": {"x": 1}}], "lease_s": 30.0}, "egress") == (
+        '[egress]\nlease_s = 30.0\n\n[[egress.sources]]\nid = "a"\nweights = {"x" = 1}\n'
+    )

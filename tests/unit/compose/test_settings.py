@@ -3,9 +3,10 @@ import time
 import msgspec
 import pytest
 
-from pigeonry.compose.settings import DEFAULTS, control_parameters, read_settings
+from pigeonry.compose.settings import DEFAULTS, check_pool, control_parameters, read_settings
 from pigeonry.domain.errors import BadRequest
 from pigeonry.domain.message import Options
+from support.composing import sending_domain
 
 NOW = 1_767_225_600.0
 
@@ -35,6 +36,8 @@ def test_booleans_are_read_in_every_way_that_clients_write_them(text: str, flag:
         ("o:tag", "x" * 129),
         ("o:tag", "é"),
         ("o:sending-ip", "192.0.2.1"),
+        ("o:sending-ip-pool", "x" * 64),
+        ("o:sending-ip-pool", "é"),
         ("o:archive-to", "https://example.org"),
         ("o:secondary-dkim", "a/b"),
         ("o:deliver-within", "1h"),
@@ -136,3 +139,14 @@ def test_a_date_without_a_known_zone_is_utc_wherever_the_server_stands(monkeypat
         monkeypatch.undo()
         time.tzset()
     assert settings.deliver_at == NOW + 60
+
+
+def test_a_pool_may_be_named_only_where_the_domain_may_use_it() -> None:
+    settings = read_settings({"o:sending-ip-pool": ["more"]}, now=NOW)
+    assert settings.options.pool == "more"
+    check_pool(settings, sending_domain(pool="own", pools=("more",)))
+    check_pool(settings, sending_domain(pool="more"))
+    check_pool(DEFAULTS, None)
+    for domain in (sending_domain(pool="own"), None):
+        with pytest.raises(BadRequest, match="o:sending-ip-pool was refused: the domain has no pool more"):
+            check_pool(settings, domain)

@@ -13,6 +13,7 @@ import structlog
 
 from pigeonry.delivery.connection import Timeouts
 from pigeonry.delivery.dispatcher import Dispatcher
+from pigeonry.delivery.egress import Egress
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.reach import everywhere
@@ -60,10 +61,12 @@ class Server(asyncio.Protocol):
         self.taken = 0
         self.tls = False
         self.lost = False
+        self.peer = ""
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        self.peer = transport.get_extra_info("peername")[0]
         self.say("GREETING", b"220 ready")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -213,7 +216,8 @@ class Stage:
         self.servers: list[Server] = []
         self.arrived: list[bytes] = []
         self.trace: list[str] = []
-        self.dialer = Dialer(self.loop, self, self.dice, spy=self.spy)
+        self.addresses: set[str] = set()
+        self.dialer = Dialer(self.loop, self, self.dice, spy=self.spy, addresses=self.addresses)
         self.written: list[bytes] = []
         self.store = Store(self)
         self.ready = ReadyQueues()
@@ -222,6 +226,8 @@ class Stage:
         self.settlements: list[int] = []
         self.postponed: list[int] = []
         self.forgotten: list[int] = []
+        self.aside: list[int] = []
+        self.looks = 0
         self.cancelled: set[int] = set()
         self.messages: dict[int, tuple[Message, bytes]] = {}
         self.in_memory = True
@@ -233,6 +239,7 @@ class Stage:
         self.router: Router = MxRouter(self.names, clock=self.clock, dice=self.dice)
         self.signers: tuple[Any, ...] = ()
         self.domains: dict[str, Any] = {}
+        self.egress: Egress | None = None
 
     # the network's side
 
@@ -309,6 +316,12 @@ class Stage:
     def forget(self, key: MessageKey, serial: int) -> None:
         self.forgotten.append(serial)
 
+    def set_aside(self, pending: Pending) -> None:
+        self.aside.append(pending.serial)
+
+    def look_again(self) -> None:
+        self.looks += 1
+
     def settlement(self, pending: Pending, message: Message, outcome: Outcome, now: float) -> Settle:
         self.outcomes[pending.serial] = outcome
         self.told[pending.serial] = message
@@ -367,6 +380,7 @@ class Stage:
             log=structlog.get_logger(),
             limits=DeliveryLimits(**limits),
             shares=shares,
+            egress=self.egress,
         )
 
     def deliver(self, *pendings: Pending, seconds: float = 30.0, **limits: Any) -> None:

@@ -391,3 +391,60 @@ def test_an_outcome_that_a_bug_keeps_from_being_made_holds_nobody_up(play) -> No
         assert [type(error) for error in reported] == [ValueError]
 
     play(story)
+
+
+def test_what_is_set_aside_takes_no_room_and_comes_again_when_it_is_looked_for(play) -> None:
+    async def story(rig) -> None:
+        aside: list[str] = []
+        closed = True
+
+        def dispatch(pending) -> None:
+            if closed and pending.address.startswith("held"):
+                aside.append(pending.address)
+                rig.scheduler.set_aside(pending)
+            else:
+                rig.dispatched.append(pending)
+
+        rig.scheduler.dispatch = dispatch
+        for n in range(60):  # more than there is room for
+            await rig.intake.accept(submission(f"held{n}@x.test"), deadline=rig.deadline())
+        assert (len(aside), rig.scheduler.in_memory, rig.content.octets) == (60, 0, 0)
+        for n in range(20):
+            await rig.intake.accept(submission(f"free{n}@x.test"), deadline=rig.deadline())
+        assert len(rig.dispatched) == 20
+        await rig.clock.sleep(100)
+        assert len(aside) == 60, "nobody looks for them by himself"
+        rig.scheduler.look_again()
+        await rig.clock.sleep(5)
+        assert len(aside) == 120
+        closed = False
+        rig.scheduler.look_again()
+        seen = set()
+        for _ in range(60):
+            await rig.clock.sleep(1)
+            while rig.dispatched:
+                pending = rig.dispatched.pop()
+                assert pending.address not in seen
+                seen.add(pending.address)
+                await rig.scheduler.settled(end(pending), deadline=rig.deadline())
+        assert len(seen) == 80
+        assert rig.scheduler.in_memory == 0
+
+    play(story)
+
+
+def test_what_a_command_holds_is_not_set_aside(play) -> None:
+    async def story(rig) -> None:
+        key = await rig.intake.accept(submission("a@x.test"), deadline=rig.deadline())
+        (pending,) = rig.dispatched
+        assert rig.scheduler.hold(key, 1) == [key.serial]
+        rig.scheduler.set_aside(pending)
+        assert rig.scheduler.in_memory == 1
+        assert rig.scheduler.hold(key, 1) == []
+        rig.scheduler.let_go(pending)
+        await rig.clock.sleep(1)
+        assert len(rig.dispatched) == 2
+        rig.scheduler.set_aside(pending)  # as it was before: it is another by now
+        assert rig.scheduler.in_memory == 1
+
+    play(story)

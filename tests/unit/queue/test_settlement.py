@@ -156,3 +156,25 @@ def test_withdrawn_ends_without_an_attempt() -> None:
 @pytest.mark.parametrize("outcome", [Deferred(ATTEMPT, 451), Refused(ATTEMPT, 550), Delivered(ATTEMPT, Reply(250, ""))])
 def test_a_repeated_settle_is_the_same_write(outcome) -> None:
     assert outcome_of(outcome)[0] == outcome_of(outcome)[0]
+
+
+def test_who_is_held_stays_due_as_he_was_until_his_expiry() -> None:
+    waits = Deferred(Attempt(), 603, description="No address", held=True)
+    written, event = outcome_of(waits)
+    assert (written.state, written.due, written.attempts) == (RecipientState.PENDING, PENDING.due, 1)
+    assert event.delivery_status.retry_seconds is msgspec.UNSET
+    assert (event.severity, event.delivery_status.code, event.delivery_status.description) == (
+        "temporary",
+        603,
+        "No address",
+    )
+    assert outcome_of(waits, now=99_999.0)[0].state is RecipientState.PENDING
+    assert outcome_of(waits, now=100_000.0)[0].state is RecipientState.FAILED
+
+
+def test_who_waited_for_as_long_as_he_may_fails_as_too_old() -> None:
+    written, event = outcome_of(Deferred(Attempt(), 603, description="No address", over=True))
+    assert written.state is RecipientState.FAILED
+    assert (event.severity, event.reason) == ("permanent", "old")
+    status = event.delivery_status
+    assert (status.code, status.last_code, status.last_message, status.bounce_type) == (602, 603, "No address", "soft")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as text_json
 import os
 import sys
 from typing import Any
@@ -11,7 +10,7 @@ import msgspec
 
 from pigeonry.app import exits
 from pigeonry.app.config import ConfigInvalid, load, resolved
-from pigeonry.app.output import ConfigFile, Json, complain, print_json
+from pigeonry.app.output import ConfigFile, Json, complain, print_json, toml_table
 from pigeonry.app.settings import Settings
 
 __all__ = ["check", "schema", "show"]
@@ -40,8 +39,7 @@ def show(*, config: ConfigFile = None, json: Json = False) -> None:
         print_json(tables)
         return
     for name, table in tables.items():
-        rows = "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
-        sys.stdout.write(f"[{name}]\n{rows}\n")
+        sys.stdout.write(toml_table(table, name) + "\n")
 
 
 def schema(*, json: Json = False) -> None:
@@ -50,10 +48,3 @@ def schema(*, json: Json = False) -> None:
         print_json(msgspec.json.schema(Settings))
         return
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Settings)), indent=2).decode() + "\n")
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML has it: JSON, but for tables."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{text_json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
-    return text_json.dumps(value, ensure_ascii=False)

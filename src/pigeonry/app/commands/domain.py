@@ -1,4 +1,4 @@
-"""``pigeonry domain add|list|delete|dns``."""
+"""``pigeonry domain add|list|delete|dns|pool``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pigeonry.app.accounts import DnsRecord
     from pigeonry.domain.tenant import SendingDomain
 
-__all__ = ["add", "delete", "dns", "show_all"]
+__all__ = ["add", "delete", "dns", "pool", "show_all"]
 
 Name = Annotated[str, Parameter(help="The domain, such as mail.example.org.")]
 
@@ -75,12 +75,43 @@ def delete(name: Name, /, *, config: ConfigFile = None, json: Json = False) -> N
         sys.stdout.write(f"Domain {name} was deleted.\n")
 
 
+def pool(
+    name: Name,
+    pool: Annotated[str, Parameter(help="Id of the pool; left out: the one that `egress.default_pool` names.")] = "",
+    /,
+    *,
+    also: Annotated[
+        tuple[str, ...], Parameter(help="A further pool that its messages may name; may be repeated.")
+    ] = (),
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Set the egress pool that a domain's mail leaves by, and those that its messages may name beside it.
+
+    It holds at once, also for mail that waits.
+    """
+
+    async def work() -> SendingDomain:
+        async with open_accounts(config) as accounts:
+            return await accounts.set_pools(name, pool, also)
+
+    changed = asyncio.run(work())
+    if json:
+        print_json(_described(changed))
+        return
+    way = f"pool {changed.pool}" if changed.pool else "the default pool"
+    named = f", or by {', '.join(changed.pools)} where a message names it" if changed.pools else ""
+    sys.stdout.write(f"Mail of {changed.name} leaves by {way}{named}.\n")
+
+
 def _described(domain: SendingDomain) -> dict[str, Any]:
     return {
         "name": domain.name,
         "state": domain.state,
         "type": domain.type,
         "account": domain.account,
+        "pool": domain.pool,
+        "pools": list(domain.pools),
         "dkim": [{"selector": key.selector, "algorithm": key.algorithm, "active": key.active} for key in domain.dkim],
     }
 

@@ -17,7 +17,7 @@ import msgspec
 from pigeonry.compose.head import HeadWriter
 from pigeonry.compose.message import sender_header
 from pigeonry.compose.mime import open_batch
-from pigeonry.compose.settings import DEFAULTS, control_parameters, read_settings
+from pigeonry.compose.settings import DEFAULTS, check_pool, control_parameters, read_settings
 from pigeonry.domain.address import domain_of
 from pigeonry.domain.errors import BadAddress, BadRequest, NotAllowed
 from pigeonry.domain.event import EMPTY_OBJECT, EventMessage, MessageHeaders
@@ -118,6 +118,8 @@ class Reader:
             account, sending = self._submitted(reverse_path, caller)
             domain = sending.name
             additions = _sender(head, sending)
+        if settings.options.pool:
+            _check_pool(settings, self._domains(domain))
         message_id = head.shown("message-id")
         if not message_id:
             message_id = self._identities.make(domain).message_id
@@ -284,6 +286,13 @@ def _annotations(settings: Settings) -> bytes:
     writer = HeadWriter(batch=False)
     writer.annotations(settings)
     return b"".join([piece for piece in writer.pieces if isinstance(piece, bytes)])
+
+
+def _check_pool(settings: Settings, domain: SendingDomain | None) -> None:
+    try:
+        check_pool(settings, domain)
+    except BadRequest as error:
+        raise HeadRefused(554, _UNREADABLE, error.text) from None
 
 
 def _settings(head: Head, *, now: float) -> tuple[Settings, str | None]:

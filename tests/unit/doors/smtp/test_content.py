@@ -112,6 +112,7 @@ async def test_control_headers_become_settings() -> None:
         "X-Mailgun-Tag: ä".encode(),
         b"X-Mailgun-Template-Name: t",
         b"X-Mailgun-Sending-Ip: 192.0.2.1",
+        b"X-Mailgun-Sending-Ip-Pool: dedicated",
         b"X-Mailgun-Recipient-Variables: {",
         b"X-Mailgun-Recipient-Variables: []",
         b'X-Mailgun-Recipient-Variables: {"b@dest.test": {"n": "\\n"}}\r\nX-A: %recipient.n%',
