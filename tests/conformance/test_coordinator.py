@@ -6,14 +6,22 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
+import msgspec
 import pytest
 
+from pigeonry.domain.errors import StoreInDoubt
 from pigeonry.net.disk import LocalDisk
+from pigeonry.net.environment import SystemIds
 from pigeonry.net.lanes import ThreadLanes
-from pigeonry.ports.coordinator import Coordinator
+from pigeonry.ports.coordinator import Coordinator, Lease
+from pigeonry.stores.cassandra.coordinator import CassandraCoordinator
+from pigeonry.stores.cassandra.session import Session
 from pigeonry.stores.memory.coordinator import Board, MemoryCoordinator
 from pigeonry.stores.sqlite.coordinator import SqliteCoordinator
+from pigeonry.testing.cassandra import Cluster
+from support.cassandra_leases import LEASE_KEYSPACE, lease_sessions
 
 Two = tuple[Coordinator, Coordinator]
 
@@ -39,9 +47,20 @@ def clock() -> Hands:
     return Hands()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def two(request: pytest.FixtureRequest, tmp_path: Path, clock: Hands) -> AsyncIterator[Two]:
-    if request.param == "memory":
+@pytest.fixture(params=["memory", "sqlite", "cassandra"])
+def engine(request: pytest.FixtureRequest) -> str | Cluster:
+    """Which store; for Cassandra its node, which starts where no loop runs."""
+    return request.getfixturevalue("cassandra") if request.param == "cassandra" else request.param
+
+
+@pytest.fixture
+async def two(engine: str | Cluster, tmp_path: Path, clock: Hands) -> AsyncIterator[Two]:
+    if not isinstance(engine, str):
+        async with lease_sessions(engine, 2) as sessions:
+            prefix = uuid4().hex
+            yield tuple(cassandra_leases(session, clock, prefix) for session in sessions)
+        return
+    if engine == "memory":
         board = Board()
         yield MemoryCoordinator(clock, board), MemoryCoordinator(clock, board)
         return
@@ -51,6 +70,35 @@ async def two(request: pytest.FixtureRequest, tmp_path: Path, clock: Hands) -> A
     for one, lane in zip(both, lanes, strict=True):
         await one.close()
         lane.close()
+
+
+class Named:
+    """A coordinator whose leases have names of one test's own, and its clock."""
+
+    def __init__(self, coordinator: Coordinator, prefix: str, clock: Hands) -> None:
+        self.clock = clock
+        self._coordinator = coordinator
+        self._prefix = prefix
+
+    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+        return self._told(await self._coordinator.acquire(self._prefix + name, owner=owner, ttl_s=ttl_s))
+
+    async def renew(self, lease: Lease, *, ttl_s: float) -> Lease | None:
+        return self._told(await self._coordinator.renew(self._meant(lease), ttl_s=ttl_s))
+
+    async def release(self, lease: Lease) -> None:
+        await self._coordinator.release(self._meant(lease))
+
+    def _meant(self, lease: Lease) -> Lease:
+        return msgspec.structs.replace(lease, name=self._prefix + lease.name)
+
+    def _told(self, lease: Lease | None) -> Lease | None:
+        return None if lease is None else msgspec.structs.replace(lease, name=lease.name.removeprefix(self._prefix))
+
+
+def cassandra_leases(session: Session, clock: Hands, prefix: str, machine: str = "one") -> Named:
+    coordinator = CassandraCoordinator(session, keyspace=LEASE_KEYSPACE, machine=machine, clock=clock, ids=SystemIds())
+    return Named(coordinator, prefix, clock)
 
 
 def sqlite(folder: Path, lane, clock: Hands) -> SqliteCoordinator:
@@ -182,3 +230,75 @@ async def test_sqlite_forgets_leases_that_expired_long_ago(tmp_path: Path, clock
     assert count == 1
     await leases.close()
     lane.close()
+
+
+@pytest.fixture
+async def three(cassandra: Cluster, clock: Hands) -> AsyncIterator[tuple[Named, Named, Named]]:
+    """Two workers of one machine, and one of another whose clock has its own start."""
+    other = Hands()
+    other.at = 5.0
+    async with lease_sessions(cassandra, 1) as (session,):
+        prefix = uuid4().hex
+        named = [cassandra_leases(session, clock, prefix) for _ in range(2)]
+        yield named[0], named[1], cassandra_leases(session, other, prefix, "two")
+
+
+Three = tuple[Named, Named, Named]
+
+
+async def test_cassandra_lease_of_another_machine_is_over_when_it_was_seen_unchanged_for_its_life(
+    three: Three, clock: Hands
+):
+    """Whatever wall clocks say, and although the observer's monotonic clock shows less than the owner's."""
+    owner, _, observer = three
+    assert await owner.acquire("x", owner="a", ttl_s=60) is not None
+    assert await observer.acquire("x", owner="b", ttl_s=60) is None
+    observer.clock.at += 60
+    assert await observer.acquire("x", owner="b", ttl_s=60) is None
+    observer.clock.at += 13
+    taken = await observer.acquire("x", owner="b", ttl_s=60)
+    assert taken is not None
+
+
+async def test_cassandra_lease_that_is_renewed_is_never_over_for_another_machine(three: Three):
+    owner, _, observer = three
+    lease = await owner.acquire("x", owner="a", ttl_s=60)
+    for _ in range(3):
+        assert await observer.acquire("x", owner="b", ttl_s=60) is None
+        observer.clock.at += 100
+        lease = await owner.renew(lease, ttl_s=60)
+        assert lease is not None
+
+
+async def test_cassandra_owner_whose_lease_was_taken_finds_out_when_it_renews(three: Three):
+    owner, _, observer = three
+    first = await owner.acquire("x", owner="a", ttl_s=60)
+    await observer.acquire("x", owner="b", ttl_s=60)
+    observer.clock.at += 73
+    second = await observer.acquire("x", owner="b", ttl_s=60)
+    assert second.epoch > first.epoch
+    assert await owner.renew(first, ttl_s=60) is None
+    await owner.release(first)
+    assert await observer.renew(second, ttl_s=60) is not None
+
+
+async def test_cassandra_worker_of_the_same_machine_takes_over_when_the_lease_ends(three: Three, clock: Hands):
+    owner, beside, _ = three
+    await owner.acquire("x", owner="a", ttl_s=60)
+    clock.at += 60
+    assert await beside.acquire("x", owner="b", ttl_s=60) is not None
+
+
+async def test_cassandra_lease_whose_taking_was_not_confirmed_is_found_to_be_taken(three: Three, monkeypatch):
+    owner, _, observer = three
+    conditional = Session.conditional
+
+    async def unheard(self, *args, **kwargs):
+        await conditional(self, *args, **kwargs)
+        raise StoreInDoubt("the answer was lost")
+
+    monkeypatch.setattr(Session, "conditional", unheard)
+    lease = await owner.acquire("x", owner="a", ttl_s=60)
+    monkeypatch.undo()
+    assert await observer.acquire("x", owner="b", ttl_s=60) is None
+    assert await owner.renew(lease, ttl_s=60) is not None

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from uuid import uuid4
 
 import pytest
 
-from pigeonry.domain.errors import Conflict, StoreBusy, TooLarge
+from pigeonry.domain.errors import Conflict, StoreBusy, StoreInDoubt, TooLarge
 from pigeonry.net.disk import LocalDisk
-from pigeonry.net.environment import SystemClock
+from pigeonry.net.environment import SystemClock, SystemDice, SystemIds
 from pigeonry.net.lanes import ThreadLanes
 from pigeonry.ports.documents import Documents
+from pigeonry.stores.cassandra import documents
+from pigeonry.stores.cassandra.documents import CassandraDocuments
+from pigeonry.stores.cassandra.session import Session
 from pigeonry.stores.memory.documents import MemoryDocuments, Shelf
 from pigeonry.stores.sqlite.documents import SqliteDocuments
 from pigeonry.stores.sqlite.shared_file import SharedFile, WrongSchema
+from pigeonry.testing.cassandra import Cluster
+from support.cassandra_leases import LEASE_KEYSPACE, lease_sessions
+from support.tenancy import HandClock
 
 Two = tuple[Documents, Documents]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def two(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Two]:
+@pytest.fixture(params=["memory", "sqlite", "cassandra"])
+def engine(request: pytest.FixtureRequest) -> str | Cluster:
+    """Which store; for Cassandra its node, which starts where no loop runs."""
+    return request.getfixturevalue("cassandra") if request.param == "cassandra" else request.param
+
+
+@pytest.fixture
+async def two(engine: str | Cluster, tmp_path) -> AsyncIterator[Two]:
     """Two instances over the same documents, as two workers have them."""
-    if request.param == "memory":
+    if not isinstance(engine, str):
+        async with lease_sessions(engine, 2) as sessions:
+            name = uuid4().hex
+            yield cassandra_store(sessions[0], name), cassandra_store(sessions[1], name)
+        return
+    if engine == "memory":
         shelf = Shelf()
         yield MemoryDocuments(shelf), MemoryDocuments(shelf)
         return
@@ -37,6 +55,29 @@ async def two(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Two]:
 def sqlite(folder, lane, **options) -> SqliteDocuments:
     disk = LocalDisk(str(folder))
     return SqliteDocuments(str(folder / "identity.db"), disk=disk, lane=lane, clock=SystemClock(), **options)
+
+
+class Cassandra(CassandraDocuments):
+    """One whose writing of documents can fail."""
+
+    async def _told_nobody(self, *_: object) -> None:
+        raise StoreBusy("gone")
+
+
+def cassandra_store(session: Session, name: str, **options) -> Cassandra:
+    parts = {"clock": SystemClock(), "dice": SystemDice(), "ids": SystemIds()}
+    return Cassandra(session, keyspace=LEASE_KEYSPACE, name=name, **{**parts, **options})
+
+
+Pair = tuple[Cassandra, Cassandra, HandClock]
+
+
+@pytest.fixture
+async def pair(cassandra: Cluster) -> AsyncIterator[Pair]:
+    """Two over the same documents, on a clock that stands."""
+    async with lease_sessions(cassandra, 1) as (session,):
+        name, clock = uuid4().hex, HandClock()
+        yield cassandra_store(session, name, clock=clock), cassandra_store(session, name, clock=clock), clock
 
 
 async def test_document_put_by_one_instance_is_read_by_the_other(two: Two):
@@ -263,3 +304,146 @@ async def close(lanes, *closers: Callable) -> None:
         await closer()
     for lane in lanes:
         lane.close()
+
+
+async def test_cassandra_change_is_known_although_its_writer_died_before_it_told_anybody(pair: Pair):
+    """The log has it: followers learn of it at their next look without a bell, and see to its document."""
+    one, other, clock = pair
+    await one.put("domain", "a", b"1", expect=0)
+    (seen,) = await other.changes(after=0)
+    assert await other.changes(after=seen.position) == []
+    one._keep = one._told_nobody  # type: ignore[method-assign]
+    with pytest.raises(StoreInDoubt):
+        await one.put("domain", "a", b"2", expect=1)
+    assert await other.changes(after=seen.position) == []
+    clock.at += 2.1
+    (missed,) = await other.changes(after=seen.position)
+    assert missed.document is not None
+    assert missed.document.value == b"2"
+    assert (await other.get("domain", "a")).value == b"1"
+    assert await other.changes(after=missed.position) == []
+    assert (await other.get("domain", "a")).value == b"2"
+
+
+async def test_cassandra_next_writer_believes_the_log_and_not_a_document_that_is_behind_it(pair: Pair):
+    one, other, _ = pair
+    await one.put("domain", "a", b"1", expect=0)
+    one._keep = one._told_nobody  # type: ignore[method-assign]
+    with pytest.raises(StoreInDoubt):
+        await one.put("domain", "a", b"2", expect=1)
+    with pytest.raises(Conflict):
+        await other.put("domain", "a", b"3", expect=1)
+    assert (await other.put("domain", "a", b"3", expect=2)).version == 3
+
+
+async def test_cassandra_document_that_is_written_late_does_not_undo_a_newer_one(pair: Pair):
+    one, other, _ = pair
+    kept = []
+    keep, one._keep = one._keep, lambda *args: kept.append(args) or one._told_nobody(*args)  # type: ignore[method-assign]
+    with pytest.raises(StoreInDoubt):
+        await one.put("domain", "a", b"1", expect=0)
+    await other.put("domain", "a", b"2", expect=1)
+    for late in kept:
+        await keep(*late)
+    assert (await other.get("domain", "a")).value == b"2"
+
+
+async def test_cassandra_append_that_was_not_confirmed_counts_once(pair: Pair, monkeypatch):
+    one, other, _ = pair
+    conditional = Session.conditional
+
+    async def unheard(self, *args, **kwargs):
+        await conditional(self, *args, **kwargs)
+        raise StoreInDoubt("the answer was lost")
+
+    monkeypatch.setattr(Session, "conditional", unheard)
+    assert (await one.put("domain", "a", b"1", expect=0)).version == 1
+    monkeypatch.undo()
+    assert [(c.position, c.id) for c in await other.changes(after=0)] == [(1, "a")]
+
+
+async def test_cassandra_log_goes_on_over_the_ends_of_its_segments(pair: Pair, monkeypatch):
+    monkeypatch.setattr(documents, "SEGMENT", 4)
+    one, other, clock = pair
+    position, seen = 0, []
+    for number in range(13):
+        await (one if number % 2 else other).put("domain", f"{number:02}", b"", expect=0)
+        if number % 3 == 0:
+            clock.at += 3.0
+            page = await one.changes(after=position)
+            seen += [change.id for change in page]
+            position = page[-1].position
+    fresh = cassandra_store(one._session, one._name)
+    await fresh.open()
+    assert (await fresh.put("domain", "99", b"", expect=0)).version == 1
+    seen += [change.id for change in await other.changes(after=position)]
+    assert seen == [*[f"{number:02}" for number in range(13)], "99"]
+    assert [change.position for change in await fresh.changes(after=0)] == list(range(1, 15))
+
+
+async def test_cassandra_follower_whose_part_of_the_log_has_expired_gets_the_documents(pair: Pair):
+    one, other, _ = pair
+    for name in ("a", "b", "c"):
+        await one.put("domain", name, b"1", expect=0)
+    await one.delete("domain", "b", expect=None)
+    await one.put("domain", "a", b"2", expect=1)
+    log = f"DELETE FROM {LEASE_KEYSPACE}.document_log WHERE store = ? AND segment = 0 AND position <= 5"
+    await one._session.execute(log, (one._name,), timeout_s=5.0)
+    told = await other.changes(after=1, limit=2)
+    told += await other.changes(after=told[-1].position)
+    assert [(c.position, c.id, c.document and c.document.value) for c in told] == [
+        (3, "c", b"1"),
+        (4, "b", None),
+        (5, "a", b"2"),
+    ]
+    assert await other.changes(after=5) == []
+    await one.put("domain", "d", b"1", expect=0)
+    assert [(c.position, c.id) for c in await other.changes(after=5)] == [(6, "d")]
+
+
+async def test_cassandra_what_changes_while_the_documents_are_read_is_left_to_the_log(pair: Pair):
+    """A document that was looked for too early must not be passed over because a later one was found."""
+    one, other, _ = pair
+    for name in ("a", "b"):
+        await one.put(name, "x", b"1", expect=0)
+    await one._session.execute(
+        f"DELETE FROM {LEASE_KEYSPACE}.document_log WHERE store = ? AND segment = 0", (one._name,), timeout_s=5.0
+    )
+    await one._session.execute(
+        f"UPDATE {LEASE_KEYSPACE}.document_log SET head = 2 WHERE store = ? AND segment = 0",
+        (one._name,),
+        timeout_s=5.0,
+    )
+    pages = other._pages
+
+    async def slow(cql, values):
+        async for page in pages(cql, values):
+            yield page
+            if "a" in values:  # its documents were read: now one comes there, and then one where it is still seen
+                await one.put("a", "y", b"1", expect=0)
+                await one.put("b", "y", b"1", expect=0)
+
+    other._pages = slow  # type: ignore[method-assign]
+    told = await other.changes(after=0)
+    told += await other.changes(after=told[-1].position)
+    assert [(c.position, c.kind, c.id) for c in told] == [(1, "a", "x"), (2, "b", "x"), (3, "a", "y"), (4, "b", "y")]
+
+
+async def test_cassandra_follower_that_is_level_asks_only_for_the_bell(pair: Pair, monkeypatch):
+    one, other, clock = pair
+    await one.put("domain", "a", b"1", expect=0)
+    (seen,) = await other.changes(after=0)
+    await other.changes(after=seen.position)
+    asked = []
+    execute = Session.execute
+
+    async def counted(self, cql, values=(), **options):
+        asked.append(cql)
+        return await execute(self, cql, values, **options)
+
+    monkeypatch.setattr(Session, "execute", counted)
+    for _ in range(7):
+        clock.at += 0.25
+        assert await other.changes(after=seen.position) == []
+    assert len(asked) == 7
+    assert set(asked) == {other._cql.bell}

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
+from uuid import uuid4
 
+import msgspec
 import pytest
 
 from pigeonry.domain.errors import StoreBusy
 from pigeonry.net.disk import LocalDisk
+from pigeonry.net.environment import SystemIds
 from pigeonry.net.lanes import ThreadLanes
 from pigeonry.ports.quota import FORGOTTEN_S, MARGIN, TTL_S, Ask, Grant, Quota
+from pigeonry.stores.cassandra.quota import CassandraQuota
+from pigeonry.stores.cassandra.session import Session
 from pigeonry.stores.memory.quota import MemoryQuota, Table
 from pigeonry.stores.sqlite.quota import SqliteQuota
+from pigeonry.testing.cassandra import Cluster
+from support.cassandra_leases import LEASE_KEYSPACE, lease_sessions
 from support.tenancy import HandClock
 
 Two = tuple[Quota, Quota]
@@ -24,9 +31,20 @@ def clock() -> HandClock:
     return HandClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def two(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> AsyncIterator[Two]:
-    if request.param == "memory":
+@pytest.fixture(params=["memory", "sqlite", "cassandra"])
+def engine(request: pytest.FixtureRequest) -> str | Cluster:
+    """Which store; for Cassandra its node, which starts where no loop runs."""
+    return request.getfixturevalue("cassandra") if request.param == "cassandra" else request.param
+
+
+@pytest.fixture
+async def two(engine: str | Cluster, tmp_path: Path, clock: HandClock) -> AsyncIterator[Two]:
+    if not isinstance(engine, str):
+        async with lease_sessions(engine, 2) as sessions:
+            prefix = uuid4().hex
+            yield tuple(Named(cassandra(session, clock), prefix) for session in sessions)
+        return
+    if engine == "memory":
         table = Table()
         yield MemoryQuota(clock, table), MemoryQuota(clock, table)
         return
@@ -36,6 +54,33 @@ async def two(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) 
     for one, lane in zip(both, lanes, strict=True):
         await one.close()
         lane.close()
+
+
+class Named:
+    """A store of shares with limits and sessions of one test's own."""
+
+    def __init__(self, quota: Quota, prefix: str) -> None:
+        self._quota = quota
+        self._prefix = prefix
+
+    async def join(self, session: str) -> None:
+        await self._quota.join(self._prefix + session)
+
+    async def attend(self, session: str) -> Collection[str]:
+        return [name.removeprefix(self._prefix) for name in await self._quota.attend(self._prefix + session)]
+
+    async def negotiate(self, session: str, asks: Sequence[Ask], *, former: Collection[str] = ()) -> Sequence[Grant]:
+        meant = [msgspec.structs.replace(ask, name=self._prefix + ask.name) for ask in asks]
+        former = [self._prefix + one for one in former]
+        grants = await self._quota.negotiate(self._prefix + session, meant, former=former)
+        return [msgspec.structs.replace(grant, name=grant.name.removeprefix(self._prefix)) for grant in grants]
+
+    async def leave(self, session: str) -> None:
+        await self._quota.leave(self._prefix + session)
+
+
+def cassandra(session: Session, clock: HandClock) -> CassandraQuota:
+    return CassandraQuota(session, keyspace=LEASE_KEYSPACE, clock=clock, ids=SystemIds())
 
 
 def sqlite(folder: Path, lane, clock: HandClock, **options) -> SqliteQuota:
@@ -181,19 +226,21 @@ async def test_who_keeps_and_wants_nothing_or_leaves_has_given_back(two: Two):
 
 
 async def test_fewer_units_than_members_go_round(two: Two):
-    for session in ("a", "b", "c"):
-        await two[0].join(session)
+    by = {"a": two[0], "b": two[1], "c": two[1]}
+    for session, quota in by.items():
+        await quota.join(session)
     held = await ask(two[0], "a", want=1, limit=1)
     assert not held.turns
     for session in ("b", "c"):
         assert (await ask(two[1], session, want=1, limit=1)).target == 0
     served = ["a"]
     for _ in range(5):
-        assert list(await two[0].attend(served[-1])) == ["x"]
-        assert (await ask(two[0], served[-1], keep=1, want=1, limit=1)).turns
-        assert (await ask(two[0], served[-1], keep=1, want=1, limit=1, yields=True)).target == 0
-        assert (await ask(two[0], served[-1], keep=0, want=1, limit=1)).units == 0
-        served += [s for s in ("a", "b", "c") if (await ask(two[1], s, want=1, limit=1)).units]
+        holder = served[-1]
+        assert list(await by[holder].attend(holder)) == ["x"]
+        assert (await ask(by[holder], holder, keep=1, want=1, limit=1)).turns
+        assert (await ask(by[holder], holder, keep=1, want=1, limit=1, yields=True)).target == 0
+        assert (await ask(by[holder], holder, keep=0, want=1, limit=1)).units == 0
+        served += [one for one, quota in by.items() if (await ask(quota, one, want=1, limit=1)).units]
     assert "".join(served) == "abcabc"
 
 

@@ -76,6 +76,8 @@ class Grant(msgspec.Struct, frozen=True):
 class Quota(Protocol):
     """Where shares are kept. tests/conformance/test_quota.py holds every implementation to this.
 
+    A session speaks through one instance, from ``join`` to ``leave``.
+
     A method that raises ``StoreBusy`` has done nothing; after ``StoreInDoubt`` it may have, and will do nothing later.
     """
 

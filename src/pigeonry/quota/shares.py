@@ -32,6 +32,7 @@ RETRY_S: Final = 1.0  # between two asks for what was not granted; whoever gives
 LINGER_S: Final = 5.0  # units without need are kept for so long, as idle connections are, if nobody lacks any
 WINDOW_S: Final = 1.0  # the most that was needed in this or the last one counts: work comes and goes by the group
 TURN_S: Final = 5.0  # with fewer units than members: long enough for a connection to be worth its opening
+REFRESH_S: Final = 3_600.0  # what is held is asked for anew after so long: a store may forget what is a day old
 LEAVE_S: Final = 1.0  # for giving everything back at the end; others find out by themselves in ``TTL_S``
 _UNREACHABLE: Final = "shares of limits shrink to what is safe until the coordinator answers"
 
@@ -181,7 +182,7 @@ class Share:
             return True
         if self.asked:
             return now >= self.retry_at
-        if self.units > self.allowed >= self.used:
+        if self.units > self.allowed >= self.used or (self.units and now >= self.retry_at + REFRESH_S):
             return True
         if demand >= self.units:
             self.slack_since = None

@@ -29,6 +29,9 @@ import msgspec
 
 from pigeonry.domain.errors import Conflict, StoreBusy, StoreInDoubt
 from pigeonry.ports.environment import Clock, IdSource
+from pigeonry.stores.cassandra.coordinator import COORDINATOR_TABLES
+from pigeonry.stores.cassandra.documents import DOCUMENT_TABLES
+from pigeonry.stores.cassandra.quota import QUOTA_TABLES
 from pigeonry.stores.cassandra.session import Consistency, QueryRefused, Session
 from pigeonry.stores.cassandra.tables import LEASE_TABLES, QUEUE_TABLES
 from pigeonry.stores.formats import NewerFormat, SchemaUnusable
@@ -79,7 +82,14 @@ class Step(msgspec.Struct, frozen=True):
     lease: tuple[str, ...] = ()
 
 
-STEPS: Final = (Step(version=1, min_reader=1, queue=QUEUE_TABLES, lease=LEASE_TABLES),)
+STEPS: Final = (
+    Step(
+        version=1,
+        min_reader=1,
+        queue=QUEUE_TABLES,
+        lease=(*LEASE_TABLES, *COORDINATOR_TABLES, *QUOTA_TABLES, *DOCUMENT_TABLES),
+    ),
+)
 
 
 class Migration(msgspec.Struct, frozen=True):
