@@ -16,7 +16,8 @@ from pigeonry.domain.route import EgressPool, EgressSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from pigeonry.app.settings import EgressPoolSettings, EgressSettings, Settings
+    from pigeonry.app.egress_settings import EgressPoolSettings, EgressSettings
+    from pigeonry.app.settings import Settings
     from pigeonry.domain.tenant import SendingDomain
     from pigeonry.ports.coordinator import Coordinator
     from pigeonry.ports.environment import Clock

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta
+
+from pigeonry.app.egress_settings import EgressSettings
+from pigeonry.app.section import Section
 
 __all__ = [
     "MESSAGE_OCTETS_MAX",
@@ -21,9 +23,6 @@ __all__ = [
     "DeliverySettings",
     "DnsSettings",
     "EdgeSettings",
-    "EgressPoolSettings",
-    "EgressSettings",
-    "EgressSourceSettings",
     "HttpSettings",
     "LogSettings",
     "NodeSettings",
@@ -45,11 +44,7 @@ Port = Annotated[str, Meta(min_length=3, max_length=300)]
 Addresses = tuple[Port, ...]
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the sections have in common: frozen, no key we do not know."""
-
-
-class NodeSettings(_Section, frozen=True):
+class NodeSettings(Section, frozen=True):
     """This machine."""
 
     name: Annotated[
@@ -127,7 +122,7 @@ class NodeSettings(_Section, frozen=True):
     ] = 5.0
 
 
-class HttpSettings(_Section, frozen=True):
+class HttpSettings(Section, frozen=True):
     """The HTTP API."""
 
     listen: Annotated[
@@ -147,7 +142,7 @@ class HttpSettings(_Section, frozen=True):
     ] = 75.0
 
 
-class SmtpSettings(_Section, frozen=True):
+class SmtpSettings(Section, frozen=True):
     """SMTP submission and relay."""
 
     listen: Annotated[
@@ -179,7 +174,7 @@ class SmtpSettings(_Section, frozen=True):
     ] = 300.0
 
 
-class EdgeSettings(_Section, frozen=True):
+class EdgeSettings(Section, frozen=True):
     """Balancers and gateways in front of the doors."""
 
     proxy_protocol_from: Annotated[
@@ -202,14 +197,14 @@ class EdgeSettings(_Section, frozen=True):
     ] = ()
 
 
-class TlsSettings(_Section, frozen=True):
+class TlsSettings(Section, frozen=True):
     """The certificate that all doors present. TLS 1.2 is the least that is spoken."""
 
     cert: Annotated[str, Meta(description="PEM file with the certificate and its chain; read again at SIGHUP.")] = ""
     key: Annotated[str, Meta(description="PEM file with the private key; read again at SIGHUP.")] = ""
 
 
-class ClusterSettings(_Section, frozen=True):
+class ClusterSettings(Section, frozen=True):
     """How the nodes of a cluster command each other. A node alone needs nothing here.
 
     TLS 1.3, and each node shows a certificate of the cluster's own authority that names it: `pigeonry cluster certs
@@ -242,7 +237,7 @@ class ClusterSettings(_Section, frozen=True):
     key: Annotated[str, Meta(description="PEM file with its private key, without a passphrase.")] = ""
 
 
-class DeliverySettings(_Section, frozen=True):
+class DeliverySettings(Section, frozen=True):
     """How mail leaves."""
 
     route: Annotated[
@@ -319,100 +314,7 @@ class DeliverySettings(_Section, frozen=True):
     ] = 600.0
 
 
-Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9._-]+$")]
-
-
-class EgressSourceSettings(_Section, frozen=True):
-    """One address that mail may leave from. It is used by the node that has it, one at a time."""
-
-    id: Annotated[Name, Meta(description="Its name: letters, digits, `.`, `_`, `-`.")]
-    address: Annotated[
-        str,
-        Meta(
-            min_length=2,
-            max_length=45,
-            description="IPv4 or IPv6 address. It reaches hosts that have an address of its own family.",
-        ),
-    ]
-    hostname: Annotated[
-        str,
-        Meta(
-            max_length=255,
-            description="Name said in EHLO; the address must resolve back to it. Left out: `node.hostname`.",
-        ),
-    ] = ""
-    node: Annotated[
-        str, Meta(max_length=63, description="The only node, by name, that may use it. Left out: any that has it.")
-    ] = ""
-    location: Annotated[
-        str, Meta(max_length=63, description="The only location whose nodes may use it. Left out: any.")
-    ] = ""
-
-
-class EgressPoolSettings(_Section, frozen=True):
-    """Addresses that share the mail of the domains that use the pool."""
-
-    id: Annotated[Name, Meta(description="Its name, as domains and messages name it.")]
-    sources: Annotated[
-        dict[str, Annotated[int, Meta(ge=1, le=10_000)]],
-        Meta(
-            min_length=1,
-            max_length=256,
-            description="Ids of its sources with their weights, `{ out-1 = 3, out-2 = 1 }`.",
-        ),
-    ]
-    on_site_loss: Annotated[
-        str,
-        Meta(
-            max_length=68,
-            description="What becomes of mail on a node that owns none of the addresses: `queue`, it waits; `pool:ID`, "
-            "it leaves by that pool; `shared`, by the default pool.",
-        ),
-    ] = "queue"
-    on_site_loss_grace_s: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=86_400,
-            description="Seconds without an address after which `on_site_loss` holds. Until then mail waits, since the "
-            "address may be back, or on another node of the place, in a moment.",
-        ),
-    ] = 60.0
-    on_site_loss_max_age_s: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=30 * 86_400,
-            description="Seconds after it was due that mail waits for an address before it fails. 0: until it expires.",
-        ),
-    ] = 0.0
-
-
-class EgressSettings(_Section, frozen=True):
-    """Which addresses mail leaves from. Without any source the system chooses."""
-
-    default_pool: Annotated[
-        str,
-        Meta(max_length=63, description="Pool of the domains that have none of their own; needed once there is one."),
-    ] = ""
-    lease_s: Annotated[
-        float,
-        Meta(
-            ge=2,
-            le=600,
-            description="Seconds after which another node may take an address whose owner is silent. The clocks of all "
-            "nodes must agree to a sixth of it.",
-        ),
-    ] = 30.0
-    sources: Annotated[
-        tuple[EgressSourceSettings, ...], Meta(max_length=256, description="The addresses, each `[[egress.sources]]`.")
-    ] = ()
-    pools: Annotated[
-        tuple[EgressPoolSettings, ...], Meta(max_length=1_000, description="The pools, each `[[egress.pools]]`.")
-    ] = ()
-
-
-class DnsSettings(_Section, frozen=True):
+class DnsSettings(Section, frozen=True):
     """Name resolution."""
 
     nameservers: Annotated[
@@ -432,7 +334,7 @@ Replication = Annotated[
 ]
 
 
-class CassandraSettings(_Section, frozen=True):
+class CassandraSettings(Section, frozen=True):
     """The store of a cluster: Apache Cassandra 5. `pigeonry migrate` makes its keyspaces and tables."""
 
     contact_points: Annotated[
@@ -456,7 +358,7 @@ class CassandraSettings(_Section, frozen=True):
             description="On how many nodes of each location a row of `keyspace` stands, such as `{dc1 = 3, dc2 = 3}`. "
             "For `pigeonry migrate`; later it is changed with ALTER KEYSPACE and a repair."
         ),
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
     lease_replication: Annotated[
         Replication,
         Meta(
@@ -464,7 +366,7 @@ class CassandraSettings(_Section, frozen=True):
             "such as `{dc1 = 2, dc2 = 2, witness = 1}`: then either may die and exactly one keeps its leases. Left "
             "out: as `replication`."
         ),
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
     username: Annotated[str, Meta(max_length=255, description="Who we are to Cassandra. Left out: no login.")] = ""
     password_file: Annotated[str, Meta(description="File with the password, on one line.")] = ""
     tls_ca: Annotated[
@@ -478,7 +380,7 @@ class CassandraSettings(_Section, frozen=True):
     tls_key: Annotated[str, Meta(description="PEM file with its private key.")] = ""
 
 
-class RetentionSettings(_Section, frozen=True):
+class RetentionSettings(Section, frozen=True):
     """How long things are kept."""
 
     events_days: Annotated[
@@ -486,7 +388,7 @@ class RetentionSettings(_Section, frozen=True):
     ] = 7
 
 
-class OpsSettings(_Section, frozen=True):
+class OpsSettings(Section, frozen=True):
     """For operators and their machines."""
 
     listen: Annotated[
@@ -498,7 +400,7 @@ class OpsSettings(_Section, frozen=True):
     ] = ("127.0.0.1:9180",)
 
 
-class LogSettings(_Section, frozen=True):
+class LogSettings(Section, frozen=True):
     """What is written to standard error."""
 
     level: Annotated[
@@ -509,7 +411,7 @@ class LogSettings(_Section, frozen=True):
     ] = "json"
 
 
-class Settings(_Section, frozen=True):
+class Settings(Section, frozen=True):
     """The whole configuration: one TOML table for each section."""
 
     node: NodeSettings = NodeSettings()
