@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
+import msgspec
 from msgspec import Meta
 
 from pigeonry.app.egress_settings import EgressSettings
