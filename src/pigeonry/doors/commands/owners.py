@@ -1,8 +1,9 @@
 """Brings a command to the worker that owns a shard, wherever it is: here, beside us in the node, or in another node.
 
 Whoever changes a message asks here, and need not know whose it is. The owner that we heard of may have lost the shard
-meanwhile: it says so, nothing was done then, and who owns the shard now is asked again, once. An owner that cannot be
-reached is an error that says when to come back, never a guess at its answer (invariant I3).
+meanwhile: it says so, nothing was done then, and whoever owns the shard now is asked. That is tried a few times, since
+a shard that is being handed over is nobody's for a moment. An owner that cannot be reached is an error that says when
+to come back, never a guess at its answer (invariant I3).
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Beside", "Far", "Owners", "Told"]
 
+PAUSES_S: Final = (0.0, 0.0, 0.1, 0.3)
+"""Before each time that an owner is looked for: at once where it was heard of, at once where that is decided, and then
+as long as a shard that is handed over in order may be nobody's."""
 TOGETHER_MAX: Final = 32  # members asked at once: a large cluster's answers come in turns and not all in one moment
 
 Beside = Callable[[Command], Awaitable[Any]]
@@ -79,8 +83,9 @@ class Owners:
         """
         deadline = self._clock.monotonic() + timeout_s
         deaf: Member | None = None
-        for fresh in (False, True):
-            member = await self._ownership.owner_of(shard, fresh=fresh)
+        for turn, pause_s in enumerate(PAUSES_S):
+            await self._clock.sleep(min(pause_s, deadline - self._clock.monotonic()))
+            member = await self._ownership.owner_of(shard, fresh=turn > 0)
             if member is None or member == deaf:
                 continue
             try:

@@ -18,16 +18,18 @@ ME, BESIDE, FAR = Member("a", 0), Member("a", 1), Member("b", 0, "b.test:9300")
 
 
 class Table:
-    """Who owns what: as was heard, and as it is."""
+    """Who owns what: as was heard, and then as it is each time that this is asked."""
 
-    def __init__(self, heard: dict[int, Member | None], now: dict[int, Member | None] | None = None) -> None:
-        self.heard, self.now = heard, heard if now is None else now
+    def __init__(self, heard: dict[int, Member | None], *now: dict[int, Member | None]) -> None:
+        self.heard, self.now = heard, list(now) or [heard]
 
     async def owner_of(self, shard: int, *, fresh: bool = False) -> Member | None:
-        return (self.now if fresh else self.heard).get(shard)
+        if not fresh:
+            return self.heard.get(shard)
+        return (self.now.pop(0) if len(self.now) > 1 else self.now[0]).get(shard)
 
     async def owners(self) -> dict[int, Member | None]:
-        return self.now
+        return self.now[0]
 
     async def members(self, *, fresh: bool = False) -> list[Member]:
         return [ME, BESIDE, FAR]
@@ -76,7 +78,7 @@ async def test_the_owner_is_asked_by_its_way(shard: int, way: str, slot: int) ->
 
 
 @pytest.mark.parametrize("way", ["me", "beside", "far"])
-async def test_a_shard_that_moved_is_asked_for_again_once(way: str) -> None:
+async def test_a_shard_that_moved_is_asked_for_where_it_is_now(way: str) -> None:
     old = {"me": ME, "beside": BESIDE, "far": FAR}[way]
     new = FAR if way != "far" else BESIDE
     rig = Rig(Table({0: old}, {0: new}))
@@ -85,13 +87,30 @@ async def test_a_shard_that_moved_is_asked_for_again_once(way: str) -> None:
     assert len(rig.asked) == 2
 
 
-async def test_an_owner_that_says_twice_that_it_is_none_is_unreachable() -> None:
+async def test_a_shard_that_is_nobodys_for_a_moment_is_waited_for() -> None:
+    rig = Rig(Table({0: FAR}, {0: None}, {0: BESIDE}))
+    rig.errors["far"] = [NotOwner("moved")]
+    assert await rig.ask(0) == ["beside", {"key": "k"}]
+    same = Rig(Table({0: BESIDE}))  # two processes of one slot, of which the other owns it
+    same.errors["beside"] = [NotOwner("moved"), NotOwner("moved"), NotOwner("moved")]
+    assert await same.ask(0) == ["beside", {"key": "k"}]
+
+
+async def test_an_owner_that_says_again_and_again_that_it_is_none_is_unreachable() -> None:
     rig = Rig(Table({0: FAR}))
-    rig.errors["far"] = [NotOwner("moved"), NotOwner("moved")]
+    rig.errors["far"] = [NotOwner("moved")] * 9
     with pytest.raises(OwnerUnreachable) as caught:
         await rig.ask(0)
     assert caught.value.retry_after_s
-    assert rig.ways() == ["far", "far"]
+    assert rig.ways() == ["far"] * 4
+
+
+async def test_a_caller_without_time_waits_for_no_owner() -> None:
+    rig = Rig(Table({0: FAR}))
+    rig.errors["far"] = [NotOwner("moved")] * 9
+    with pytest.raises(OwnerUnreachable):
+        await rig.owners.ask(0, "queue.retry", None, timeout_s=0.05)
+    assert rig.ways() == ["far"] * 2
 
 
 async def test_an_owner_that_does_not_listen_is_asked_again_only_when_it_is_another_by_now() -> None:
