@@ -194,7 +194,6 @@ class NodeDoor:
             lambda: protocol,
             accepted,
             ssl=self._context(),
-            ssl_handshake_timeout=self._limits.handshake_s,
             ssl_shutdown_timeout=SHUTDOWN_S,
         )
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

@@ -64,6 +64,10 @@ class _Connection(msgspec.Struct):
     generation: int
     used_at: float = 0.0
 
+    def has_ended(self) -> bool:
+        """Whether the node closed it, or it was cut."""
+        return self.reader.at_eof() or self.reader.exception() is not None or self.writer.is_closing()
+
 
 class _Node:
     """What there is to one node."""
@@ -170,7 +174,7 @@ class Peers:
         """A connection on which the node still waits for a command."""
         while node.idle:
             kept = node.idle.pop()
-            if not kept.reader.at_eof() and self._clock.monotonic() - kept.used_at < self._limits.idle_s:
+            if not kept.has_ended() and self._clock.monotonic() - kept.used_at < self._limits.idle_s:
                 return kept
             kept.writer.close()
         return None
@@ -196,7 +200,6 @@ class Peers:
                 int(port),
                 ssl=self._context(),
                 server_hostname=member.node,
-                ssl_handshake_timeout=self._limits.connect_s,
                 ssl_shutdown_timeout=SHUTDOWN_S,
             )
             try:

@@ -17,7 +17,7 @@ from pigeonry.doors.commands.answering import by_name
 from pigeonry.doors.commands.client import NobodyListens
 from pigeonry.doors.commands.frames import REQUEST_OCTETS_MAX, frame
 from pigeonry.doors.commands.node_door import DoorLimits
-from pigeonry.doors.commands.peers import PeerLimits
+from pigeonry.doors.commands.peers import PeerLimits, Peers
 from pigeonry.doors.commands.wire import Command, encode_command
 from support.clusters import ask, called, calling, certificates, double, holds, raw, shown
 from support.loops import on_both_loops
@@ -25,7 +25,7 @@ from support.loops import on_both_loops
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return certificates(tmp_path_factory.mktemp("good"), "a", "b", "c", "*.test", "d.test")
+    return certificates(tmp_path_factory.mktemp("good"), "a", "b", "c", "*.x.test", "d.x.test")
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +68,12 @@ async def test_who_calls_trusts_no_other_authority_and_no_other_name(good: Path,
 
 @on_both_loops
 async def test_a_wildcard_stands_for_no_node(good: Path) -> None:
-    async with called(shown(good, "*.test"), "b", "d.test") as node:
+    async with called(shown(good, "*.x.test"), "b", "d.x.test") as node:
         with pytest.raises(NobodyListens):
-            await ask(calling(shown(good, "b")), node.member("d.test"))
-    async with called(shown(good, "a"), "d.test", "*.test") as node:
+            await ask(calling(shown(good, "b")), node.member("d.x.test"))
+    async with called(shown(good, "a"), "d.x.test", "*.x.test") as node:
         with pytest.raises(NobodyListens):
-            await ask(calling(shown(good, "*.test")), node.member())
+            await ask(calling(shown(good, "*.x.test")), node.member())
         assert await node.refusals() == {"peer": 1}
 
 
@@ -179,6 +179,29 @@ async def test_a_silent_peer_gives_way_to_one_that_is_quick_and_has_little_time_
         assert not node.door._shaking
         for one in silent:
             one.close()
+
+
+@on_both_loops
+async def test_of_too_many_handshakes_those_that_last_longest_give_way(good: Path) -> None:
+    limits = DoorLimits(handshakes_max=4, handshake_s=30.0)
+    async with called(shown(good, "a"), "b", limits=limits) as node:
+        silent = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(20)]
+        assert await node.refusals(16) == {"slow": 16}
+        for turn, one in enumerate(silent):
+            one.setblocking(False)
+            if turn < 16:
+                await holds(lambda one=one: is_over(one))
+            else:
+                assert not is_over(one)
+            one.close()
+
+
+def is_over(one: socket.socket) -> bool:
+    """Whether the other side closed a connection on which it said nothing."""
+    try:
+        return one.recv(1) == b""
+    except BlockingIOError:
+        return False
 
 
 @on_both_loops
@@ -302,7 +325,9 @@ async def test_a_node_that_was_away_is_reached_again(good: Path) -> None:
     async with called(shown(good, "a"), "b") as node:
         member = node.member()
         assert await ask(peers, member) == 42
-    with pytest.raises(OwnerUnreachable):
+    (kept,) = peers._nodes["a"].idle
+    await holds(kept.has_ended)
+    with pytest.raises(NobodyListens):  # nothing is asked on what has ended
         await ask(peers, member)
     async with called(shown(good, "a"), "b") as node:
         assert await ask(peers, node.member()) == 42
@@ -341,6 +366,34 @@ async def test_certificates_that_changed_are_shown_and_asked_for_at_once(good: P
         with pytest.raises(OSError):
             node.tls.reload()
         assert await ask(calling(tls), node.member()) == 42
+
+
+@on_both_loops
+async def test_a_command_under_way_is_answered_while_certificates_change_and_its_connection_is_the_last_of_its_kind(
+    good: Path,
+) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def wait(argument: Any) -> Any:
+        begun.set()
+        await go.wait()
+        return argument
+
+    async def begin(peers: Peers) -> asyncio.Future[Any]:
+        begun.clear()
+        go.clear()
+        asked = asyncio.ensure_future(ask(peers, node.member(), "wait", "x"))
+        await begun.wait()
+        return asked
+
+    async with called(shown(good, "a"), "b", act=by_name({"wait": wait})) as node:
+        peers = calling(shown(good, "b"))
+        for renew in (node.door.renew, peers.renew):
+            asked = await begin(peers)
+            renew()
+            go.set()
+            assert await asked == "x"
+            await holds(lambda: not node.door.connections)
 
 
 def anew(folder: Path) -> None:
