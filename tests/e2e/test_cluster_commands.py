@@ -8,6 +8,7 @@ import itertools
 import json
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -20,12 +21,13 @@ from typing import Any
 import pytest
 import uvloop
 
+from pigeonry.app import exits
 from pigeonry.app.sockets import command_address
 from pigeonry.domain.errors import NotFound, NotOwner, OwnerUnreachable
 from pigeonry.domain.message import MessageKey
 from pigeonry.doors.commands.client import NobodyListens, call
 from pigeonry.ports.ownership import Member
-from support.clusters import ask, calling, certificates, raw, shown
+from support.clusters import ask, calling, certificates, cut, raw, shown
 from support.process import Daemon, free_port, until
 from support.serving import Receiver, Serving, serving
 
@@ -136,8 +138,14 @@ def test_a_command_reaches_the_owner_on_the_other_node_and_what_is_in_the_way_is
                 nodes.forward(asked, "queue.drop", nobodys)
         until(lambda: len(receiver.by_recipient) == 2, "those that were hastened are delivered")
 
+        status, members = standing(nodes.nodes["a"])
+        assert (status, [member["member"] for member in members]) == (exits.OK, ["a/0", "b/1"])
+        assert [(member["shards"], member["open"], member["problem"]) for member in members] == [(16, 1, "")] * 2
+
         # The owner's process ends, and comes back.
         nodes.stop("b", signal.SIGKILL)
+        status, members = standing(nodes.nodes["a"])
+        assert (status, [bool(member["problem"]) for member in members]) == (exits.UNREACHABLE, [False, True])
         with pytest.raises(OwnerUnreachable) as caught:
             nodes.forward("a", "queue.drop", owned["b"][3])
         assert caught.value.retry_after_s
@@ -155,6 +163,13 @@ def test_a_command_reaches_the_owner_on_the_other_node_and_what_is_in_the_way_is
         assert "node_refused" in nodes.log("a")
         nodes.nodes["b"].signal(signal.SIGHUP)
         until(lambda: reaches(nodes, "a", owned["b"][0]) and reaches(nodes, "b", owned["a"][0]), "both do")
+
+
+def standing(node: Serving) -> tuple[int, list[dict[str, Any]]]:
+    """What ``pigeonry cluster status`` says on a node."""
+    command = [sys.executable, "-m", "pigeonry", "cluster", "status", "--config", str(node.config), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, json.loads(done.stdout)["members"]
 
 
 def reaches(nodes: Cluster, asked: str, key: str) -> bool:
@@ -195,7 +210,23 @@ def test_a_node_lets_nobody_in_who_is_no_node_and_goes_on_sending_mail(tmp_path:
             ]
             assert sum(float(line.rpartition(" ")[2]) for line in counts) >= 1, reason
         assert "Traceback" not in (tmp_path / "node.log").read_text()
+
+        before = presented(port, good)
+        certificates(good, "a")
+        node.signal(signal.SIGHUP)
+        until(lambda: presented(port, good) != before, "the renewed certificate is shown")
+        uvloop.run(expect_answers(port, good))
         assert node.stop() == 0
+
+
+def presented(port: int, good: Path) -> int:
+    """The number of the certificate that a node shows."""
+
+    async def look() -> int:
+        async with raw(port, shown(good, "a")) as peer:
+            return int(peer.writer.get_extra_info("peercert")["serialNumber"], 16)
+
+    return uvloop.run(look())
 
 
 async def besiege(port: int, good: Path, foreign: Path, past: Path) -> None:
@@ -231,7 +262,7 @@ async def besiege(port: int, good: Path, foreign: Path, past: Path) -> None:
     for name, slot in itertools.product(("metrics", "forward", "forward.all", "nothing"), (0, 1)):
         with pytest.raises(NotFound):
             await ask(peers, Member("a", slot, f"127.0.0.1:{port}"), name, {})
-    peers.close()
+    cut(peers)
 
 
 async def expect_answers(port: int, good: Path) -> None:
@@ -240,4 +271,4 @@ async def expect_answers(port: int, good: Path) -> None:
         assert await ask(peers, Member("a", slot, f"127.0.0.1:{port}"), "queue.show", {}) == []
     with pytest.raises(OwnerUnreachable):
         await ask(peers, Member("a", 7, f"127.0.0.1:{port}"), "queue.show", {})
-    peers.close()
+    cut(peers)

@@ -96,6 +96,13 @@ def calling(tls: ClusterTls, limits: PeerLimits | None = None) -> Peers:
     return Peers(context=tls.calling, clock=SystemClock(), limits=limits)
 
 
+def cut(peers: Peers) -> None:
+    """End its connections at once, so that the loop may end."""
+    for node in peers._nodes.values():
+        while node.idle:
+            node.idle.pop().writer.transport.abort()
+
+
 async def ask(peers: Peers, member: Member, name: str = "double", argument: Any = 21, timeout_s: float = 10.0) -> Any:
     return await peers.call(member, Command(name, argument, slot=member.slot), timeout_s=timeout_s)
 

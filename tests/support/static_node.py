@@ -16,11 +16,11 @@ from typing import Any
 import uvloop
 
 from pigeonry.app.config import load
+from pigeonry.app.engines import Who
 from pigeonry.app.installation import prepare
 from pigeonry.app.sockets import bind, bind_command_socket, listeners_of
 from pigeonry.app.wiring import Wiring
 from pigeonry.ports.ownership import Member
-from pigeonry.stores.even_ownership import EvenOwnership
 from pigeonry.telemetry import log
 
 
@@ -37,10 +37,9 @@ async def run(config: str, members: list[Member], name: str) -> None:
     place = next(number for number, member in enumerate(members) if member.node == name)
 
     class StaticWiring(Wiring):
-        def _build_members(self, **choices: Any) -> None:
-            super()._build_members(**choices)
-            self._me = members[place]
-            self._ownership = EvenOwnership(members, shards=lambda: self._store.shard_count)
+        def __init__(self, *settings: Any, **choices: Any) -> None:
+            super().__init__(*settings, **choices)
+            self._who = Who(members, place)
 
     wiring = await StaticWiring.build(
         settings,

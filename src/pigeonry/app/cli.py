@@ -47,6 +47,7 @@ def program() -> App:
     cluster = App(name="cluster", help="Several nodes that are one.")
     certs = App(name="certs", help="The certificates that nodes show each other.")
     certs.command(f"{_COMMANDS}.cluster:make_certs", name="make", help="Make the certificates of nodes, or renew them.")
+    cluster.command(f"{_COMMANDS}.cluster:status", name="status", help="Print members, shards and who answers.")
     cluster.command(certs)
     app.command(cluster)
     return app

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from pigeonry.app.cluster_status import written_down
 from pigeonry.app.sockets import command_address
 from pigeonry.domain.errors import BadRequest
 from pigeonry.doors.commands.answering import ANSWER_S, by_name
@@ -64,7 +65,11 @@ class Commanding:
         self.owners = Owners(
             ownership, node=me.node, slot=me.slot, act=by_name(own), beside=beside, far=self._peers, clock=clock
         )
-        self.handlers: Mapping[str, Handler] = {**own, **forwarding(self.owners, tuple(own))}
+        self.handlers: Mapping[str, Handler] = {
+            **own,
+            **written_down(ownership),
+            **forwarding(self.owners, tuple(own)),
+        }
         self.door = (
             NodeDoor(
                 of_this_node(own, slot=me.slot, beside=beside), context=tls.called, is_member=self._knows, clock=clock

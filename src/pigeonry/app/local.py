@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pigeonry.app.accounts import Accounts
     from pigeonry.app.settings import Settings
 
-__all__ = ["ask_every_worker", "ask_owner", "node_data", "open_accounts"]
+__all__ = ["ask_any_worker", "ask_every_worker", "ask_owner", "node_data", "open_accounts"]
 
 ASK_S: Final = 30.0  # what an owner may take for a command
 
@@ -88,24 +88,32 @@ async def ask_owner(config: str | None, name: str, *, shard: int, argument: Any)
     Raises:
         OwnerUnreachable: It does not answer.
     """
-    return await _pass_on(config, "forward", Forwarded(name, argument, shard))
+    return await ask_any_worker(config, "forward", Forwarded(name, argument, shard), first=shard)
 
 
-async def ask_every_worker(config: str | None, name: str, argument: Any) -> Sequence[Told]:
+async def ask_every_worker(config: str | None, name: str, argument: Any = None) -> Sequence[Told]:
     """Have each worker of the installation do something, on all its nodes; what each answered.
 
     Raises:
         OwnerUnreachable: No worker of this node answers.
     """
-    return msgspec.convert(await _pass_on(config, "forward.all", Forwarded(name, argument)), type=list[Told])
+    told = await ask_any_worker(config, "forward.all", Forwarded(name, argument))
+    return msgspec.convert(told, type=list[Told])
 
 
-async def _pass_on(config: str | None, way: str, it: Forwarded) -> Any:
-    """Ask the first worker of this node that listens, the owner in the embedded case, to pass a command on."""
+async def ask_any_worker(config: str | None, name: str, argument: Any = None, *, first: int = 0) -> Any:
+    """Have a worker of this node do something.
+
+    Args:
+        first: Where to begin to look for one that listens; the owner of the shard of this number, in a node alone.
+
+    Raises:
+        OwnerUnreachable: None does.
+    """
     settings, data = node_data(config)
     beside, workers = ask_beside(data), worker_count(settings)
     for turn in range(workers):
-        command = Command(way, msgspec.to_builtins(it), slot=(max(0, it.shard) + turn) % workers, within_s=ASK_S)
+        command = Command(name, msgspec.to_builtins(argument), slot=(first + turn) % workers, within_s=ASK_S)
         with contextlib.suppress(NobodyListens):
             return await beside(command)
     raise OwnerUnreachable(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pigeonry.admission.domains import DomainBook
 from pigeonry.admission.gate import Gate
 from pigeonry.app.accounts import DEV_DOMAIN, Accounts
+from pigeonry.app.cluster_status import of_itself
 from pigeonry.app.cluster_tls import ClusterTls
 from pigeonry.app.commanding import Commanding
 from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
@@ -298,8 +299,9 @@ class Wiring:
         async def responsible(shard: int) -> bool:
             return await self._ownership.owner_of(shard) == self._who.me
 
+        own = command_handlers(self._commands, self._store, self._clock, responsible=responsible)
         self._commanding = Commanding(
-            command_handlers(self._commands, self._store, self._clock, responsible=responsible),
+            {**own, **of_itself(self._store)},
             ownership=self._ownership,
             me=self._who.me,
             data=self._data,

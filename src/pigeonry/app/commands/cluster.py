@@ -1,18 +1,50 @@
-"""``pigeonry cluster ...``: the certificates that nodes show each other."""
+"""``pigeonry cluster ...``: how the members stand, and the certificates that nodes show each other."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
+import msgspec
 from cyclopts import Parameter
 
-from pigeonry.app.output import Json, print_json, print_rows
+from pigeonry.app import exits
+from pigeonry.app.cluster_status import Status, Written, status_of
+from pigeonry.app.local import ask_any_worker, ask_every_worker
+from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
 from pigeonry.app.settings import NODE_NAME
 from pigeonry.domain.errors import BadRequest
 
-__all__ = ["make_certs"]
+__all__ = ["make_certs", "status"]
+
+SHOWN_MAX: Final = 20  # numbers of shards on one line; --json has all
+
+
+def status(*, config: ConfigFile = None, json: Json = False) -> int:
+    """Print the members of the cluster, what each owns, and whether it answers this node.
+
+    The exit status is 4 when a member does not answer, and 1 when a shard is nobody's.
+    """
+
+    async def ask() -> Status:
+        written = msgspec.convert(await ask_any_worker(config, "cluster.show"), type=Written)
+        return status_of(written, await ask_every_worker(config, "member.show"))
+
+    found = asyncio.run(ask())
+    if json:
+        print_json(found)
+    else:
+        columns = ("member", "address", "location", "state", "shards", "open", "release", "problem")
+        print_rows([msgspec.structs.asdict(member) for member in found.members], columns)
+        if found.unowned:
+            numbers = ", ".join(map(str, found.unowned[:SHOWN_MAX]))
+            sys.stderr.write(f"pigeonry: {len(found.unowned)} of {found.shards} shards are nobody's: {numbers}\n")
+    if any(member.problem for member in found.members):
+        return exits.UNREACHABLE
+    return exits.FAILED if found.unowned else exits.OK
 
 
 def make_certs(
