@@ -54,6 +54,7 @@ class Called:
 
     def __init__(self, tls: ClusterTls, members: set[str], act: Act, limits: DoorLimits | None) -> None:
         self.tls, self.members = tls, members
+        self.trouble: Exception | None = None
         self.sockets = bind(Listener("cluster", "127.0.0.1", 0), slots=1)
         self.port = self.sockets[0].getsockname()[1]
         self.door = NodeDoor(act, context=self.context, is_member=self.knows, clock=SystemClock(), limits=limits)
@@ -62,6 +63,8 @@ class Called:
         return self.tls.called()
 
     async def knows(self, name: str) -> bool:
+        if self.trouble is not None:
+            raise self.trouble
         return name in self.members
 
     def member(self, node: str = "a", slot: int = 0) -> Member:

@@ -297,7 +297,8 @@ class Wiring:
 
     def _build_commanding(self) -> None:
         async def responsible(shard: int) -> bool:
-            return await self._ownership.owner_of(shard) == self._who.me
+            owner, me = await self._ownership.owner_of(shard), self._who.me
+            return owner is not None and (owner.node, owner.slot) == (me.node, me.slot)
 
         own = command_handlers(self._commands, self._store, self._clock, responsible=responsible)
         self._commanding = Commanding(

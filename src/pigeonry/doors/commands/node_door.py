@@ -157,7 +157,7 @@ class NodeDoor:
         self._open[task] = self._generation
         try:
             await self._converse(node, reader, writer)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, PigeonryError) as error:  # the last: who is a member cannot be found out
             writer.transport.abort()
             _LOG.debug("node_lost", node=node, reason=str(error))
         finally:

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from pigeonry.app.cluster_tls import ClusterTls
-from pigeonry.domain.errors import BadRequest, Conflict, NotAllowed, NotFound, Overloaded, OwnerUnreachable, TooLarge
+from pigeonry.domain.errors import (
+    BadRequest,
+    Conflict,
+    NotAllowed,
+    NotFound,
+    Overloaded,
+    OwnerUnreachable,
+    StoreBusy,
+    TooLarge,
+)
 from pigeonry.doors.commands.answering import by_name
 from pigeonry.doors.commands.client import NobodyListens
 from pigeonry.doors.commands.frames import REQUEST_OCTETS_MAX, frame
@@ -341,6 +350,20 @@ async def test_a_node_that_is_a_member_no_more_is_let_go_before_its_next_command
         node.members.clear()
         assert await peer.ask("double", 1) in (2, None)  # it was waited for already
         assert await peer.hear() is None
+
+
+@on_both_loops
+async def test_where_it_cannot_be_found_out_who_is_a_member_nobody_is_let_in(good: Path) -> None:
+    async with called(shown(good, "a"), "b") as node, raw(node.port, shown(good, "b")) as peer:
+        await peer.hear()
+        node.trouble = StoreBusy("The members cannot be read.", retry_after_s=1.0)
+        assert await peer.ask("double", 1) in (2, None)
+        await holds(lambda: not node.door.connections)
+        with pytest.raises(NobodyListens) as caught:
+            await ask(calling(shown(good, "b")), node.member())
+        assert "The members cannot be read." in str(caught.value.__cause__)
+        node.trouble = None
+        assert await ask(calling(shown(good, "b")), node.member()) == 42
 
 
 @on_both_loops
