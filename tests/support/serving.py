@@ -31,10 +31,10 @@ workers = {workers}
 drain_s = 5.0
 drain_grace_s = {grace_s}
 [http]
-listen = ["127.0.0.1:{http}"]
+listen = ["{host}:{http}"]
 {http_more}
 [smtp]
-listen = ["127.0.0.1:{smtp}"]
+listen = ["{host}:{smtp}"]
 trusted_networks = ["127.0.0.0/8"]
 {smtp_more}
 [delivery]
@@ -43,7 +43,7 @@ retry_base_s = 1.0
 retry_cap_s = 2.0
 in_doubt_delay_s = 2.0
 [ops]
-listen = ["127.0.0.1:{ops}"]
+listen = ["{host}:{ops}"]
 {more}
 """
 
@@ -110,7 +110,12 @@ class Receiver:
 
 
 class Serving:
-    """A running node."""
+    """A running node.
+
+    Args:
+        host: Which loopback address it listens on.
+        like: Another node, on another address, with the same ports.
+    """
 
     def __init__(
         self,
@@ -120,13 +125,18 @@ class Serving:
         receiver: int = 1,
         grace_s: float = 0.0,
         name: str = "",
+        host: str = "127.0.0.1",
+        like: Serving | None = None,
         **more: str,
     ) -> None:
         self.folder = folder
         self.config = folder / "pigeonry.toml"
-        self.http, self.smtp, self.ops = free_port(), free_port(), free_port()
+        self.host = host
+        self.http, self.smtp, self.ops = (
+            (like.http, like.smtp, like.ops) if like else (free_port(), free_port(), free_port())
+        )
         self._values: dict[str, Any] = {"folder": folder, "workers": workers, "receiver": receiver, "name": name}
-        self._values["grace_s"] = grace_s
+        self._values |= {"grace_s": grace_s, "host": host}
         self._values |= {"http": self.http, "smtp": self.smtp, "ops": self.ops}
         self.configure(**more)
         self.daemon: Daemon | None = None
@@ -158,7 +168,7 @@ class Serving:
 
     def readiness(self) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ops}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.host}:{self.ops}/readyz", timeout=2) as answer:
                 return json.load(answer)  # type: ignore[no-any-return]
         except urllib.error.HTTPError as error:
             with error:
@@ -183,7 +193,7 @@ class Serving:
 
     def send(self, recipient: str) -> None:
         """One message by SMTP; returns when it was acknowledged."""
-        client = smtplib.SMTP("127.0.0.1", self.smtp, timeout=10)
+        client = smtplib.SMTP(self.host, self.smtp, timeout=10)
         try:
             client.sendmail("a@other.test", [recipient], b"Subject: x\r\n\r\ntext\r\n")
         finally:
@@ -210,7 +220,7 @@ class Serving:
         """One message by the API over a connection of its own; the status of the answer."""
         fields = {"from": f"a@{domain}", "to": recipient, "subject": "x", "text": "x", **more}
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.http}/v3/{domain}/messages", urllib.parse.urlencode(fields).encode()
+            f"http://{self.host}:{self.http}/v3/{domain}/messages", urllib.parse.urlencode(fields).encode()
         )
         request.add_header("Authorization", "Basic " + base64.b64encode(f"api:{key}".encode()).decode())
         try:
