@@ -182,6 +182,10 @@ class GatedSession:
         self._session, self._gate = session, gate
         self.pages = session.pages
 
+    async def conditional(self, cql: str, values: Sequence[object] = (), **more: Any) -> tuple[bool, dict[str, Any]]:
+        await self._gate.wait()
+        return await self._session.conditional(cql, values, **more)
+
     async def execute(self, cql: str, values: Sequence[object] = (), **more: Any) -> list[tuple[Any, ...]]:
         if not cql.lstrip().startswith("SELECT"):
             await self._gate.wait()
@@ -195,35 +199,52 @@ class CassandraMachine:
         self.clock = ForwardClock()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.leases = asyncio.Event()
+        self.leases.set()
         self._keyspace = keyspace
         self._running: dict[Store, tuple[asyncio.Task[None], Session]] = {}
+        self._members: dict[Store, Membership] = {}
         self._opened = 0
 
-    async def open(self, *, slot: int = 0, slots: int = 1) -> Store:
+    async def open(self, *, slot: int = 0, slots: int = 1, past_leases: bool = False, past_gate: bool = False) -> Store:
         session = await self._keyspace.session()
         if not self._opened:
             await self._keyspace.empty(session)
         self._opened += 1
         clock = SystemClock()  # that of the leases goes on by itself
         worker = f"node/{self._opened}"
+        leases = session if past_leases else GatedSession(session, self.leases)
         membership = Membership(
-            session, worker=worker, location="dc1", address="", ttl_s=1.0, clock=clock, ids=SystemIds()
+            leases,  # type: ignore[arg-type]
+            worker=worker,
+            location="dc1",
+            address="",
+            ttl_s=1.0,
+            clock=clock,
+            ids=SystemIds(),
         )
         store = CassandraStore(
-            GatedSession(session, self.gate),  # type: ignore[arg-type]
-            leases=session,
+            session if past_gate else GatedSession(session, self.gate),  # type: ignore[arg-type]
+            leases=leases,  # type: ignore[arg-type]
             membership=membership,
             clock=self.clock,
             limits=ClusterLimits(in_doubt_delay_s=IN_DOUBT_DELAY_S, lease_s=1.0, round_s=0.1),
         )
         await store.open()
         self._running[store] = asyncio.create_task(store.run()), session
-        await self._level()
+        self._members[store] = membership
+        if not past_leases:
+            await self.level()
         return store
+
+    async def lapsed(self, store: Store) -> None:
+        """Its lease is over."""
+        while self._members[store].holds():  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.01)
 
     async def close(self, store: Store) -> None:
         await self._end(store)
-        await self._level()
+        await self.level()
 
     async def crash(self, store: Store) -> None:
         assert isinstance(store, CassandraStore)
@@ -244,10 +265,16 @@ class CassandraMachine:
         await store.close()
         await session.close()
 
-    async def _level(self) -> None:
-        """Each shard has an owner that runs."""
-        while self._running and sum(len(store.owned()) for store in self._running) < 16:  # noqa: ASYNC110
+    async def level(self) -> None:
+        """Each shard has one owner, and each store that runs has some."""
+        while not self._is_level():  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.01)
+            for task, _ in self._running.values():
+                assert not task.done() or task.result() is None, "it runs"
+
+    def _is_level(self) -> bool:
+        owned = [len(store.owned()) for store in self._running]
+        return not owned or (sum(owned) == 16 and all(owned))
 
 
 class SqliteDiskMachine:

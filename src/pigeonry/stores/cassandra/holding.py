@@ -227,7 +227,9 @@ class Holding:
 
     async def _release(self, number: int) -> None:
         """Give a shard back with all that its next owner needs; called inside a turn."""
-        served = self._served.pop(number)
+        served = self._served.pop(number, None)
+        if served is None:
+            return  # it was lost meanwhile
         self._choose()
         with contextlib.suppress(Fault):  # else the next owner reads the journal, once this lease is over
             if await self._behind.level_within(self._limits.request_s) and self._membership.holds():

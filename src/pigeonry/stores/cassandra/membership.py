@@ -162,6 +162,8 @@ class Membership:
     async def leave(self) -> None:
         """Give the lease back; nothing happens when that cannot be said: it runs out."""
         self._until = float("-inf")
+        if not self.name:
+            return
         try:
             await self._conditional(_DEPOSE, (KEPT_S, self.name, self._beat))
         except Fault:

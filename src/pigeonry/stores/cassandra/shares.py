@@ -96,12 +96,16 @@ class Shares:
     async def take(self, row: ShardRow) -> int | None:
         """Own a shard that is free, in a new epoch; None when another was faster."""
         member, epoch = self._membership, row.epoch + 1
+        if not member.name:
+            return None
         values = (member.name, epoch, member.location, row.number, row.epoch, row.owner)
         applied, _ = await self._session.conditional(_TAKE, values, timeout_s=self._timeout_s)
         return epoch if applied else None
 
     async def serve(self, number: int, *, epoch: int) -> bool:
         """Say that the shard is read and served; False when it is another's by now."""
+        if not self._membership.name:
+            return False
         applied, _ = await self._session.conditional(
             _SERVE, (number, epoch, self._membership.name), timeout_s=self._timeout_s
         )
