@@ -267,7 +267,7 @@ class CassandraMachine:
 
     async def level(self) -> None:
         """Each shard has one owner, and each store that runs has some."""
-        while not self._is_level():  # noqa: ASYNC110  # nobody tells
+        while not self._is_level():  # nobody tells
             await asyncio.sleep(0.01)
             for task, _ in self._running.values():
                 assert not task.done() or task.result() is None, "it runs"

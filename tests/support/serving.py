@@ -233,11 +233,23 @@ class Serving:
 
 @contextmanager
 def serving(
-    folder: Path, *, workers: int = 2, start: bool = True, grace_s: float = 0.0, **more: str
+    folder: Path,
+    *,
+    workers: int = 2,
+    start: bool = True,
+    grace_s: float = 0.0,
+    name: str = "",
+    route: int | None = None,
+    **more: str,
 ) -> Iterator[tuple[Serving, Receiver]]:
-    """A node and its receiver, both ended at the end."""
+    """A node and its receiver, both ended at the end.
+
+    Args:
+        route: The port that it delivers to instead.
+    """
     receiver = Receiver()
-    node = Serving(folder, workers=workers, receiver=receiver.port, grace_s=grace_s, **more)
+    port = receiver.port if route is None else route
+    node = Serving(folder, workers=workers, receiver=port, grace_s=grace_s, name=name, **more)
     try:
         if start:
             node.start()

@@ -1,19 +1,139 @@
-"""How a process reaches the store of its cluster: settings to a session."""
+"""How a process reaches the store of its cluster: settings to a session, and to the parts of a worker."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pigeonry.app.config import ConfigInvalid
+from pigeonry.app.engine import Engine
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from pigeonry.app.engine import Who
     from pigeonry.app.settings import CassandraSettings as Section
-    from pigeonry.ports.environment import Clock
+    from pigeonry.app.settings import Settings
+    from pigeonry.ports.documents import Directory, Identity
+    from pigeonry.ports.environment import Clock, Dice, IdSource
+    from pigeonry.ports.queue_store import RecoveryReport
     from pigeonry.stores.cassandra.schema import Keyspaces
     from pigeonry.stores.cassandra.session import Session
 
-__all__ = ["keyspaces_of", "open_session"]
+__all__ = ["clustered", "keyspaces_of", "open_session", "shared_documents"]
+
+DAY_S: Final = 86_400.0  # seconds of a day
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")  # the same for all processes whose monotonic clock is one
+OWNERS_S: Final = 1.0  # seconds for which a worker believes what it read of who owns what
+
+
+@contextlib.asynccontextmanager
+async def shared_documents(
+    settings: Settings, *, clock: Clock, dice: Dice, ids: IdSource
+) -> AsyncIterator[tuple[Identity, Directory]]:
+    """What all processes of a cluster share of who may do what, until the block ends.
+
+    Raises:
+        ConfigInvalid: The store of the cluster is not described.
+        SchemaUnusable, NewerFormat: This release cannot work with what is there.
+        StoreBusy: It does not answer.
+    """
+    leases = await _leases(settings, clock)
+    try:
+        yield _documents(settings, leases, clock=clock, dice=dice, ids=ids)
+    finally:
+        await leases.close()
+
+
+async def _leases(settings: Settings, clock: Clock) -> Session:
+    """A session with the lease keyspace, whose schema this release can work with."""
+    section = settings.cassandra
+    session = await open_session(section, clock, keyspace=section.lease_keyspace)
+    try:
+        from pigeonry.stores.cassandra.schema import check
+
+        await check(session, keyspaces_of(section))
+    except BaseException:
+        await session.close()
+        raise
+    return session
+
+
+def _documents(
+    settings: Settings, leases: Session, *, clock: Clock, dice: Dice, ids: IdSource
+) -> tuple[Identity, Directory]:
+    from pigeonry.stores.cassandra.documents import CassandraDocuments
+
+    keyspace = settings.cassandra.lease_keyspace
+    identity = CassandraDocuments(leases, keyspace=keyspace, name="identity", clock=clock, dice=dice, ids=ids)
+    return identity, CassandraDocuments(leases, keyspace=keyspace, name="directory", clock=clock, dice=dice, ids=ids)
+
+
+async def clustered(
+    settings: Settings,
+    *,
+    who: Who,
+    clock: Clock,
+    dice: Dice,
+    ids: IdSource,
+    taken: Callable[[RecoveryReport], None],
+) -> Engine:
+    """The parts of a worker in a cluster.
+
+    Two sessions: renewing a lease must not wait behind what the queue writes.
+
+    Args:
+        taken: Told of each shard that is taken over later than at the opening.
+
+    Raises:
+        ConfigInvalid, SchemaUnusable, NewerFormat, StoreBusy: As ``shared_documents``.
+    """
+    leases = await _leases(settings, clock)
+    from pigeonry.stores.cassandra.coordinator import CassandraCoordinator
+    from pigeonry.stores.cassandra.limits import Limits
+    from pigeonry.stores.cassandra.membership import Membership
+    from pigeonry.stores.cassandra.ownership import CassandraOwnership
+    from pigeonry.stores.cassandra.queue_store import CassandraStore
+    from pigeonry.stores.cassandra.quota import CassandraQuota
+
+    section = settings.cassandra
+    identity, directory = _documents(settings, leases, clock=clock, dice=dice, ids=ids)
+    session = await open_session(section, clock, keyspace=section.keyspace)
+    limits = Limits(
+        in_doubt_delay_s=settings.delivery.in_doubt_delay_s,
+        retention_s=settings.retention.events_days * DAY_S + settings.delivery.expire_s + DAY_S,
+    )
+    membership = Membership(
+        leases,
+        worker=f"{who.me.node}/{who.me.slot}",
+        location=who.me.location,
+        address=who.me.address,
+        ttl_s=limits.lease_s,
+        clock=clock,
+        ids=ids,
+    )
+    store = CassandraStore(
+        session,
+        leases=leases,
+        membership=membership,
+        clock=clock,
+        shards=settings.node.shards,
+        homes=tuple(section.replication) if len(section.replication) > 1 else (),
+        limits=limits,
+        taken=taken,
+    )
+    return Engine(
+        store=store,
+        identity=identity,
+        directory=directory,
+        coordinator=CassandraCoordinator(
+            leases, keyspace=section.lease_keyspace, machine=BOOT_ID.read_text().strip(), clock=clock, ids=ids
+        ),
+        quota=CassandraQuota(leases, keyspace=section.lease_keyspace, clock=clock, ids=ids),
+        ownership=CassandraOwnership(membership, store.shares, clock=clock, fresh_s=OWNERS_S),
+        last=(session.close, leases.close),
+    )
 
 
 def keyspaces_of(section: Section) -> Keyspaces:

@@ -1,18 +1,14 @@
-"""Where a worker keeps things: the real parts behind the waist."""
+"""Which engine a worker has: the choice, and the one that is embedded in its node."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
+from pigeonry.app.engine import Documents, Engine, Who
 from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE, QUOTA_FILE
 from pigeonry.net.disk import LocalDisk
-from pigeonry.ports.body_store import BodyStore
-from pigeonry.ports.event_log import EventLog
-from pigeonry.ports.ownership import Member
-from pigeonry.ports.queue_store import QueueStore
 from pigeonry.stores.even_ownership import EvenOwnership
 from pigeonry.stores.sqlite.coordinator import SqliteCoordinator
 from pigeonry.stores.sqlite.documents import SqliteDocuments
@@ -21,88 +17,76 @@ from pigeonry.stores.sqlite.queue_store import SqliteStore
 from pigeonry.stores.sqlite.quota import SqliteQuota
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
     from pigeonry.app.settings import Settings
-    from pigeonry.ports.coordinator import Coordinator
     from pigeonry.ports.disk import Disk, Lanes
-    from pigeonry.ports.documents import Directory, Identity
-    from pigeonry.ports.environment import Clock
-    from pigeonry.ports.ownership import Ownership
+    from pigeonry.ports.environment import Clock, Dice, IdSource
     from pigeonry.ports.queue_store import RecoveryReport
-    from pigeonry.ports.quota import Quota
 
-__all__ = ["Engine", "Store", "Who", "embedded", "node_disk"]
+__all__ = ["embedded", "node_disk", "open_documents", "open_engine"]
 
 DAY_S: Final = 86_400.0  # seconds of a day
 FORGETFUL: Final = "PIGEONRY_TESTING_DISK"  # "forgetful": a disk that forgets what was not synced, for drills
 
 
-class Store(QueueStore, EventLog, BodyStore, Protocol):
-    """Queue, events and bodies of one worker, and its life."""
-
-    @property
-    def broken(self) -> asyncio.Event:
-        """Set when nothing is believed any more and the worker must end."""
-        ...
-
-    async def open(self) -> Sequence[RecoveryReport]:
-        """Own shards; a report for each.
-
-        Raises:
-            Conflict: None could be had.
-        """
-        ...
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        ...
-
-    async def close(self) -> None:
-        """Write what waits, and give the shards back."""
-        ...
-
-    def heed(self, last_words: bytes) -> None:
-        """Know the last words of a predecessor whose shards are not taken over yet."""
-        ...
-
-    def last_words(self) -> bytes:
-        """Messages that may be stored and were never acknowledged, for the successor to void."""
-        ...
-
-
-class Who(msgspec.Struct, frozen=True):
-    """A worker among those of its node.
+@contextlib.asynccontextmanager
+async def open_documents(
+    settings: Settings, *, data: str, lanes: Lanes, clock: Clock, dice: Dice, ids: IdSource
+) -> AsyncIterator[Documents]:
+    """Identity and Directory of the engine that the settings name, until the block ends.
 
     Args:
-        members: The node's workers, as the others know them.
-        slot: Which of them this is.
+        data: The data folder; ``installation.prepare`` has seen to it.
+
+    Raises:
+        ConfigInvalid, SchemaUnusable, NewerFormat, StoreBusy: As ``open_engine``.
     """
+    if settings.store.engine == "cassandra":
+        from pigeonry.app.cluster_store import shared_documents
 
-    members: Sequence[Member]
-    slot: int
+        async with shared_documents(settings, clock=clock, dice=dice, ids=ids) as (identity, directory):
+            yield Documents(identity, directory)
+        return
+    disk = LocalDisk(data)
+    files = [
+        SqliteDocuments(f"{data}/{file}", disk=disk, lane=lanes.lane(file), clock=clock)
+        for file in (IDENTITY_FILE, DIRECTORY_FILE)
+    ]
+    try:
+        yield Documents(*files)
+    finally:
+        for each in files:
+            await each.close()
 
-    @property
-    def me(self) -> Member:
-        """This one."""
-        return self.members[self.slot]
 
-
-class Engine(msgspec.Struct, frozen=True):
-    """The parts.
+async def open_engine(
+    settings: Settings,
+    *,
+    data: str,
+    who: Who,
+    lanes: Lanes,
+    clock: Clock,
+    dice: Dice,
+    ids: IdSource,
+    taken: Callable[[RecoveryReport], None],
+) -> Engine:
+    """The engine that the settings name.
 
     Args:
-        last: Awaited in order at the end, after the store was closed.
-    """
+        data: The data folder; ``installation.prepare`` has seen to it.
+        taken: Told of each shard that is taken over later than at the opening.
 
-    store: Store
-    identity: Identity
-    directory: Directory
-    coordinator: Coordinator
-    quota: Quota
-    ownership: Ownership
-    last: Sequence[Callable[[], Awaitable[None]]]
+    Raises:
+        ConfigInvalid: The store of the cluster is not described.
+        SchemaUnusable, NewerFormat: This release cannot work with what is there.
+        StoreBusy: The store of the cluster does not answer.
+    """
+    if settings.store.engine == "sqlite":
+        return embedded(settings, data=data, who=who, lanes=lanes, clock=clock, taken=taken)
+    from pigeonry.app.cluster_store import clustered
+
+    return await clustered(settings, who=who, clock=clock, dice=dice, ids=ids, taken=taken)
 
 
 def embedded(

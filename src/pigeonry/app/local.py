@@ -14,7 +14,7 @@ import msgspec
 
 from pigeonry.app.commanding import Forwarded, ask_beside
 from pigeonry.app.config import default_data, load, own_hostname, sealing_key_path, worker_count
-from pigeonry.app.installation import DIRECTORY_FILE, IDENTITY_FILE, check_owner, prepare
+from pigeonry.app.installation import check_owner, prepare
 from pigeonry.domain.errors import OwnerUnreachable
 from pigeonry.doors.commands.client import NobodyListens
 from pigeonry.doors.commands.owners import Told
@@ -49,37 +49,31 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
     """Accounts over this node's Identity and Directory, whether it runs or not; a new installation is made.
 
     Raises:
-        ConfigInvalid, FolderUnusable, SealKeyError: As said there.
+        ConfigInvalid, FolderUnusable, SealKeyError, SchemaUnusable, NewerFormat, Fault: As said there.
     """
     from pigeonry.app.accounts import Accounts
+    from pigeonry.app.engines import open_documents
     from pigeonry.auth.passwords import Passwords
-    from pigeonry.net.disk import LocalDisk
-    from pigeonry.net.environment import SystemClock, SystemIds
+    from pigeonry.net.environment import SystemClock, SystemDice, SystemIds
     from pigeonry.net.lanes import ThreadLanes
     from pigeonry.net.sealing import load_seal
-    from pigeonry.stores.sqlite.documents import SqliteDocuments
 
     settings, data = node_data(config)
     seal_key = sealing_key_path(settings, os.environ)
     prepare(data, seal_key)
-    disk, lanes, clock = LocalDisk(data), ThreadLanes(), SystemClock()
-    identity = SqliteDocuments(f"{data}/{IDENTITY_FILE}", disk=disk, lane=lanes.lane("identity"), clock=clock)
-    directory = SqliteDocuments(f"{data}/{DIRECTORY_FILE}", disk=disk, lane=lanes.lane("directory"), clock=clock)
-    try:
+    lanes, clock, ids = ThreadLanes(), SystemClock(), SystemIds()
+    async with open_documents(settings, data=data, lanes=lanes, clock=clock, dice=SystemDice(), ids=ids) as documents:
         yield Accounts(
-            identity=identity,
-            directory=directory,
+            identity=documents.identity,
+            directory=documents.directory,
             passwords=Passwords(lanes.lane("passwords")),
             seal=load_seal(Path(seal_key)),
             clock=clock,
-            ids=SystemIds(),
+            ids=ids,
             lane=lanes.lane("keys"),
             hostname=own_hostname(settings),
             pools=[pool.id for pool in settings.egress.pools],
         )
-    finally:
-        await identity.close()
-        await directory.close()
 
 
 async def ask_owner(config: str | None, name: str, *, shard: int, argument: Any) -> Any:

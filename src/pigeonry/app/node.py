@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pigeonry.app.commanding import Commanding
     from pigeonry.app.doors import Doors
-    from pigeonry.app.engines import Store
+    from pigeonry.app.engine import Store
     from pigeonry.delivery.dispatcher import Dispatcher
     from pigeonry.ports.environment import Clock
     from pigeonry.telemetry.log import Logger

@@ -335,6 +335,18 @@ Replication = Annotated[
 ]
 
 
+class StoreSettings(Section, frozen=True):
+    """Where the queue, its events and the directory are kept."""
+
+    engine: Annotated[
+        Literal["sqlite", "cassandra"],
+        Meta(
+            description="`sqlite`: in files of the data folder, for one node. `cassandra`: in the store of a cluster, "
+            "which several nodes share; see `cassandra`."
+        ),
+    ] = "sqlite"
+
+
 class CassandraSettings(Section, frozen=True):
     """The store of a cluster: Apache Cassandra 5. `pigeonry migrate` makes its keyspaces and tables."""
 
@@ -424,6 +436,7 @@ class Settings(Section, frozen=True):
     delivery: DeliverySettings = DeliverySettings()
     egress: EgressSettings = EgressSettings()
     dns: DnsSettings = DnsSettings()
+    store: StoreSettings = StoreSettings()
     cassandra: CassandraSettings = CassandraSettings()
     retention: RetentionSettings = RetentionSettings()
     ops: OpsSettings = OpsSettings()

@@ -19,7 +19,8 @@ from pigeonry.app.commanding import Commanding
 from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
 from pigeonry.app.doors import Doors
 from pigeonry.app.egress import egress_gauges, egress_of, ownership
-from pigeonry.app.engines import Who, embedded, node_disk
+from pigeonry.app.engine import Who
+from pigeonry.app.engines import node_disk, open_engine
 from pigeonry.app.node import Node, Parts
 from pigeonry.app.queue_commands import command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
@@ -169,7 +170,7 @@ class Wiring:
             Fault: Identity or Directory cannot be opened.
         """
         wiring = cls(settings, **choices)
-        wiring._build_stores()
+        await wiring._build_stores()
         wiring._build_senders()
         wiring._build_queue(await event_ids(wiring._directory, wiring._ids, wiring._seal))
         wiring._build_commanding()
@@ -261,10 +262,17 @@ class Wiring:
         for repair in report.repairs:
             self._log.warning("store_repaired", what=f"shard {report.shard}: {repair}")
 
-    def _build_stores(self) -> None:
+    async def _build_stores(self) -> None:
         data, clock, lanes = self._data, self._clock, self._lanes
-        engine = self._engine = embedded(
-            self._settings, data=data, who=self._who, lanes=lanes, clock=clock, taken=self._tell_repairs
+        engine = self._engine = await open_engine(
+            self._settings,
+            data=data,
+            who=self._who,
+            lanes=lanes,
+            clock=clock,
+            dice=self._dice,
+            ids=self._ids,
+            taken=self._tell_repairs,
         )
         self._store, self._identity, self._directory = engine.store, engine.identity, engine.directory
         self._coordinator, self._ownership = engine.coordinator, engine.ownership

@@ -64,6 +64,8 @@ class CassandraStore:
         session: Speaks to the queue's keyspace.
         leases: Speaks to the keyspace of the leases.
         membership: This worker's.
+        shards: How many a new cluster gets.
+        homes: The locations that shards belong to; none when it makes no difference.
         last_words: What ``last_words`` of the predecessor gave: messages to void before anything is served.
         taken: Told of each shard that is taken over later than at the opening, and of what was mended in it.
     """
@@ -76,6 +78,7 @@ class CassandraStore:
         membership: Membership,
         clock: Clock,
         shards: int = 16,
+        homes: Sequence[str] = (),
         limits: Limits | None = None,
         last_words: bytes = b"",
         taken: Callable[[RecoveryReport], None] | None = None,
@@ -109,7 +112,7 @@ class CassandraStore:
             clock=clock,
             limits=limits,
         )
-        self.shares = Shares(leases, membership, timeout_s=request_s)
+        self.shares = Shares(leases, membership, timeout_s=request_s, homes=homes)
         """Who owns which shard of the cluster."""
         self._holding = Holding(
             self._served,
