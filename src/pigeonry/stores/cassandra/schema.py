@@ -30,6 +30,7 @@ import msgspec
 from pigeonry.domain.errors import Conflict, StoreBusy, StoreInDoubt
 from pigeonry.ports.environment import Clock, IdSource
 from pigeonry.stores.cassandra.coordinator import COORDINATOR_TABLES
+from pigeonry.stores.cassandra.counters import COUNTER_TABLES
 from pigeonry.stores.cassandra.documents import DOCUMENT_TABLES
 from pigeonry.stores.cassandra.quota import QUOTA_TABLES
 from pigeonry.stores.cassandra.session import Consistency, QueryRefused, Session
@@ -86,7 +87,7 @@ STEPS: Final = (
     Step(
         version=1,
         min_reader=1,
-        queue=QUEUE_TABLES,
+        queue=(*QUEUE_TABLES, *COUNTER_TABLES),
         lease=(*LEASE_TABLES, *COORDINATOR_TABLES, *QUOTA_TABLES, *DOCUMENT_TABLES),
     ),
 )
