@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pigeonry.net.dialer import TcpDialer
+from pigeonry.ports.network import SourceGone
+from support.process import missing_part, need
 
 
 class Peer(asyncio.Protocol):
@@ -131,3 +136,61 @@ async def test_refused_connection_is_an_os_error():
     await server.wait_closed()
     with pytest.raises(OSError, match="Connect"):
         await TcpDialer().dial(Peer, "127.0.0.1", port, source="", timeout_s=5.0)
+
+
+async def test_the_source_is_seen_at_the_other_end():
+    seen: asyncio.Queue[str] = asyncio.Queue()
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.put_nowait(writer.get_extra_info("peername")[0])
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for source in ("127.0.0.31", "127.0.0.32"):
+            transport = await TcpDialer().dial(Peer, "127.0.0.1", port, source=source, timeout_s=5.0)
+            assert transport.get_extra_info("sockname")[0] == source
+            assert await seen.get() == source
+            transport.abort()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_source_that_is_not_ours_is_said_to_be_gone(loop):
+    async def dial() -> None:
+        await TcpDialer().dial(Peer, "127.0.0.1", 25, source="192.0.2.77", timeout_s=5.0)
+
+    with asyncio.Runner(loop_factory=loop) as runner, pytest.raises(SourceGone):
+        runner.run(dial())
+
+
+def test_an_address_is_ours_while_it_is_on_an_interface():
+    dialer = TcpDialer()
+    assert [dialer.has_address(address) for address in ("127.0.0.1", "127.9.9.9", "192.0.2.77", "2001:db8::77")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_an_address_is_not_ours_because_it_can_be_bound():
+    """``ip_nonlocal_bind``, as on hosts with keepalived: every address can be bound there."""
+    need("unshare", "ip")
+    script = """
+        ip link set lo up && ip address add 192.0.2.5/32 dev lo && ip address add 2001:db8::5/128 dev lo nodad &&
+        ip route add default dev lo && echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind &&
+        echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind && exec "$0" -c "$1"
+    """
+    program = """
+import socket
+from pigeonry.net.dialer import TcpDialer
+for address in ("192.0.2.5", "2001:db8::5", "192.0.2.6", "2001:db8::6"):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    socket.socket(family, socket.SOCK_DGRAM).bind((address, 0))
+    print(TcpDialer().has_address(address))
+"""
+    command = ["unshare", "--map-root-user", "--net", "sh", "-c", script, sys.executable, program]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    if "unshare" in ran.stderr:
+        missing_part("a kernel that lets us make a network namespace")
+    assert (ran.stdout.split(), ran.stderr) == (["True", "True", "False", "False"], "")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -19,10 +19,12 @@ import apsw
 from pigeonry.compose.template import QUOTED_PRINTABLE, render, stored
 from pigeonry.delivery.connection import Timeouts
 from pigeonry.delivery.dispatcher import Dispatcher
+from pigeonry.delivery.egress import Egress, Outlet
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.ownership import LeaseTerms, Ownership
 from pigeonry.delivery.routing import MxRouter
-from pigeonry.domain.errors import Conflict, Fault, NotFound, Refusal
+from pigeonry.domain.errors import Conflict, Fault, NotFound, Refusal, StoreBusy
 from pigeonry.domain.event import EventMessage, MessageHeaders, decode_event
 from pigeonry.domain.message import (
     BodyKind,
@@ -35,9 +37,12 @@ from pigeonry.domain.message import (
     RecipientView,
     Transition,
 )
+from pigeonry.domain.route import EgressPool, EgressSource
 from pigeonry.domain.submission import Submission
+from pigeonry.domain.tenant import SendingDomain
 from pigeonry.doors.http.idempotency import Idempotency
 from pigeonry.events.consumer import Consumer
+from pigeonry.ports.coordinator import Lease
 from pigeonry.ports.event_log import LogEntry
 from pigeonry.ports.queue_store import DueMark
 from pigeonry.protocol.mime.builder import Slot
@@ -59,7 +64,7 @@ from pigeonry.testing.network import FakeDialer, FakeResolver
 from pigeonry.testing.world import Temper, World
 from simulation.faulty_disk import FaultyDisk
 from simulation.ledger import Broken, Ledger
-from simulation.plan import HORIZON_S, Crash, Letter, Plan
+from simulation.plan import ADDRESSES, DEDICATED, HORIZON_S, SHARED, SPARE, Crash, Letter, Plan
 from support.commits import followed
 
 IN_DOUBT_S = 10.0
@@ -80,6 +85,8 @@ STORE = Limits(
     housekeeping_s=1.0,
 )
 SHARDS = 2  # one that accepts, and one for the successor to accept into while that is still held
+OWN = SendingDomain("1", "own.test", "acct", 0.0, pool="own", pools=("spare",))
+TERMS = LeaseTerms(6.0)  # of egress addresses
 CONSUMED_S = 5.0  # virtual seconds in which a consumer is level with the log, once nothing happens any more
 CALM = Temper()
 END_S = 600.0  # virtual seconds by which everything must have come to its end
@@ -139,8 +146,13 @@ class Worker:
         if run.plant is not None:
             self.store = run.plant(self.store, loop)
         self.dialer = FakeDialer(
-            loop, run.world, dice.fork("dialer"), spy=lambda connection, octets: run.sent(self, connection, octets)
+            loop,
+            run.world,
+            dice.fork("dialer"),
+            spy=lambda connection, octets: run.sent(self, connection, octets),
+            addresses=run.addresses["us"],
         )
+        egress = _egress(run)
         resolver = FakeResolver(
             exchangers=run.world.exchangers,
             hosts=run.world.hosts,
@@ -169,13 +181,15 @@ class Worker:
                 ids=event_ids,
             ),
             signers=lambda _domain: (),
-            domain=lambda _domain: None,
+            domain=run.domains.get,
             render=render,
             clock=clock,
             dice=dice.fork("delivery"),
             log=_Silent(),  # type: ignore[arg-type]
             limits=DELIVERY,
+            egress=egress,
         )
+        self.addresses = run.ownership("us", egress.outlets.values(), self.dispatcher.review_egress)
         self.scheduler.dispatch = self.dispatcher.dispatch
         self.intake = Intake(
             self.store,
@@ -194,6 +208,7 @@ class Worker:
             clock=clock,
             ids=SeededIds(f"{run.plan.seed}/{number}/leases"),
         )
+        self.parts = (self.scheduler, self.dispatcher, self.consumer, self.addresses)
         self.up = asyncio.Event()
         self.doors: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
@@ -204,7 +219,7 @@ class Worker:
         await self.real.open()
         async with asyncio.TaskGroup() as tasks:
             store = tasks.create_task(self.real.run())
-            work = [tasks.create_task(part.run()) for part in (self.scheduler, self.dispatcher, self.consumer)]
+            work = [tasks.create_task(part.run()) for part in self.parts]
             self.up.set()
             await self._ending.wait()
             await self.dispatcher.drain()
@@ -224,6 +239,33 @@ class Worker:
     def end(self) -> None:
         """Let what is under way come to its end, and stop."""
         self._ending.set()
+
+
+def _egress(run: Run) -> Egress:
+    plan = run.plan.egress
+    if not plan.way:
+        return Egress(domain=run.domains.get, clock=run.clock)
+
+    def pool(name: str, addresses: Sequence[str], way: str = "queue") -> EgressPool:
+        sources = [EgressSource(address, address) for address in addresses]
+        return EgressPool(name, tuple((source, 1) for source in sources), way, plan.grace_s)
+
+    pools = (pool("shared", SHARED), pool("own", DEDICATED, plan.way), pool("spare", SPARE))
+    return Egress(pools, default="shared", domain=run.domains.get, clock=run.clock)
+
+
+class _Unanswering(MemoryCoordinator):
+    """A coordinator that cannot be reached for a while."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.clock, run.board)
+        self._run = run
+
+    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+        since, until = self._run.plan.egress.unanswered
+        if since <= self._run.loop.time() < until:
+            raise StoreBusy("It does not answer.")
+        return await super().acquire(name, owner=owner, ttl_s=ttl_s)
 
 
 class Follower:
@@ -281,6 +323,10 @@ class Run:
             full=lambda: full_from <= self.loop.time() < full_until,
             step=self.step,
         )
+        self.addresses: dict[str, set[str]] = {"us": set(ADDRESSES), "them": set()}
+        self.domains = {OWN.name: OWN} if plan.egress.way else {}
+        self.rivals = {address: Outlet(EgressSource(address, address)) for address in ADDRESSES}
+        """The addresses as another node may use them."""
         self.worker: Worker | None = None
         """The one that the doors lead to."""
         self.workers: list[Worker] = []
@@ -312,6 +358,9 @@ class Run:
     def sent(self, worker: Worker, connection: int, octets: bytes) -> None:
         """A worker writes to a server."""
         if worker.alive:
+            rival = self.rivals.get(worker.dialer.sources[connection])
+            if rival is not None and b"MAIL FROM" in octets and rival.until > self.loop.time():
+                self.ledger.wrong.append(f"a message began from {rival.source.id} while another node owned it")
             self.ledger.sent((worker.number, connection), octets)
             self.step()
 
@@ -326,6 +375,30 @@ class Run:
             self.follower.power_cut()
         self.ledger.died(power=power)
         self.dead.set()
+
+    def ownership(self, node: str, outlets: Iterable[Outlet], changed: Callable[[], None]) -> Ownership:
+        """What keeps the leases of a machine's addresses."""
+        return Ownership(
+            [outlet for outlet in outlets if outlet.source.address],
+            coordinator=_Unanswering(self) if node == "us" else MemoryCoordinator(self.clock, self.board),
+            clock=self.clock,
+            node=node,
+            has_address=lambda address: address in self.addresses[node],
+            changed=changed,
+            log=_Silent(),  # type: ignore[arg-type]
+            terms=TERMS,
+        )
+
+    async def _move_addresses(self) -> None:
+        """Addresses come and go; when all is calm they are ours."""
+        began = self.loop.time()
+        for at, address, node, comes in self.plan.egress.moves:
+            await self.clock.sleep(began + at - self.loop.time())
+            self.ledger.note(f"{address} {'comes to' if comes else 'leaves'} {node}")
+            (self.addresses[node].add if comes else self.addresses[node].discard)(address)
+        await self.clock.sleep(began + HORIZON_S - self.loop.time())
+        self.addresses["them"].clear()
+        self.addresses["us"].update(ADDRESSES)
 
     def _surprised(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback failed, which nobody else hears of. What dead workers leave behind is of no interest."""
@@ -353,13 +426,19 @@ class Run:
 
     async def _story(self, lives: asyncio.Future[None]) -> None:
         letters = [asyncio.ensure_future(self._hand_in(letter)) for letter in self.plan.letters]
-        beside = [asyncio.ensure_future(self._hand_over()), asyncio.ensure_future(self._set_clock_back())]
+        beside = [
+            asyncio.ensure_future(self._hand_over()),
+            asyncio.ensure_future(self._set_clock_back()),
+            asyncio.ensure_future(self._move_addresses()),
+        ]
+        rival = asyncio.ensure_future(self.ownership("them", self.rivals.values(), lambda: None).run())
         await self.clock.sleep(HORIZON_S)
         self._calm = True
         self.world.temper = CALM
         self.disk.calm()
         await asyncio.gather(*letters, *beside)
         await self._until_all_ended()
+        rival.cancel()
         log, views = await self._read_back(lives)
         self.ledger.arrivals = self.world.arrivals
         self.ledger.audit(log, views, in_doubt_s=IN_DOUBT_S)
@@ -531,7 +610,7 @@ class Run:
         due = self.clock.now() + letter.delay_s if letter.delay_s else 0.0
         submission = Submission(
             account="acct",
-            domain="send.test",
+            domain=letter.domain,
             reverse_path="bounce@send.test",
             recipients=tuple(
                 NewRecipient(address, due, b'{"name":"somebody"}' if letter.batch else b"")

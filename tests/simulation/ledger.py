@@ -208,6 +208,9 @@ class Ledger:
         for one, next_one in itertools.pairwise(arrivals):
             if next_one.at - one.at < in_doubt_s - FORWARDING_S:
                 self.wrong.append(f"{address} was sent again {next_one.at - one.at:.3f} s after it was in doubt")
+        for arrival in arrivals:
+            if not self.plan.permits(letter, arrival.source):
+                self.wrong.append(f"{address} came from {arrival.source}, which is not its pool's")
         if any(arrival.content != letter.arrives(address) for arrival in arrivals):
             self.wrong.append(f"{address} arrived with other octets than were accepted")
 

@@ -18,6 +18,7 @@ class Letter(msgspec.Struct, frozen=True):
         at: Virtual time at which it is handed in.
         patience_s: How long the door waits for the commit.
         delay_s: How much later it is to be sent, 0.0 for at once.
+        domain: The sending domain: ``send.test``, or ``own.test`` with an egress pool of its own.
         command: ``cancel`` or ``retry`` once it is accepted, or nothing.
         batch: Whether its body is a template that is rendered for each recipient.
         tries: How often it is handed in until it is acknowledged; more than once only with an idempotency key.
@@ -32,6 +33,7 @@ class Letter(msgspec.Struct, frozen=True):
     body: bytes
     delay_s: float
     options: Options
+    domain: str
     command: str
     command_after_s: float
     spooled: bool
@@ -58,6 +60,26 @@ class Crash(msgspec.Struct, frozen=True):
     down_s: float
 
 
+class Egress(msgspec.Struct, frozen=True):
+    """Which addresses mail leaves from, and what becomes of them.
+
+    Args:
+        way: What the pool ``own`` says of ``on_site_loss``; empty where the system chooses the address.
+        grace_s: What all pools say of ``on_site_loss_grace_s``.
+        moves: Virtual times at which an address comes to a machine (``us`` or ``them``) or leaves it.
+        unanswered: Virtual times between which the coordinator does not answer us; none when equal.
+    """
+
+    way: str = ""
+    grace_s: float = 0.0
+    moves: tuple[tuple[float, str, str, bool], ...] = ()
+    unanswered: tuple[float, float] = (0.0, 0.0)
+
+
+SHARED, DEDICATED, SPARE = ("192.0.2.11", "192.0.2.12"), ("192.0.2.21",), ("192.0.2.31",)
+ADDRESSES = (*SHARED, *DEDICATED, *SPARE)
+
+
 class Plan(msgspec.Struct, frozen=True):
     """One run.
 
@@ -82,6 +104,18 @@ class Plan(msgspec.Struct, frozen=True):
     to_midnight_s: float
     hand_over_at: float
     clock_back: tuple[float, float]
+    egress: Egress
+
+    def permits(self, letter: Letter, source: str) -> bool:
+        """Whether a letter may leave from that address."""
+        if not self.egress.way:
+            return True
+        if letter.options.pool == "spare":
+            return source in SPARE
+        if letter.domain != "own.test":
+            return source in SHARED
+        instead = {"shared": SHARED, "pool:spare": SPARE}.get(self.egress.way, ())
+        return source in DEDICATED or source in instead
 
 
 def draw(seed: int, *, sites: int = 3) -> Plan:
@@ -118,6 +152,23 @@ def draw(seed: int, *, sites: int = 3) -> Plan:
         to_midnight_s=dice.between(1.0, HORIZON_S) if dice.chance(0.4) else 43_200.0,
         hand_over_at=dice.between(0.5, HORIZON_S) if dice.chance(0.25) else 0.0,
         clock_back=(dice.between(0.0, HORIZON_S), dice.between(0.0, 40.0)) if dice.chance(0.15) else (0.0, 0.0),
+        egress=_egress(SeededDice(f"pigeonry/{seed}/egress")),
+    )
+
+
+def _egress(dice: SeededDice) -> Egress:
+    if dice.chance(0.4):
+        return Egress()
+    moves = [
+        (dice.between(0.0, HORIZON_S), dice.choose(ADDRESSES), dice.choose(("us", "us", "them")), dice.chance(0.5))
+        for _ in range(dice.count(0, 8))
+    ]
+    unanswered_at = dice.between(0.0, HORIZON_S)
+    return Egress(
+        way=dice.choose(("queue", "shared", "pool:spare")),
+        grace_s=dice.choose((0.0, 3.0)),
+        moves=tuple(sorted(moves)),
+        unanswered=(unanswered_at, unanswered_at + dice.between(1.0, 15.0)) if dice.chance(0.4) else (0.0, 0.0),
     )
 
 
@@ -126,6 +177,8 @@ def _letter(dice: SeededDice, number: int, sites: int) -> Letter:
         domain = "nowhere.test" if dice.chance(0.03) else f"site{dice.count(0, sites - 1)}.test"
         return f"m{number}r{n}@{domain}"
 
+    chosen = dice.fork(f"sender{number}")
+    own = chosen.chance(0.5)
     batch, keyed = dice.chance(0.2), dice.chance(0.25)
     lines = [
         b"Message-ID: <%d@send.test>" % number,
@@ -141,7 +194,8 @@ def _letter(dice: SeededDice, number: int, sites: int) -> Letter:
         addresses=tuple(address(n) for n in range(dice.choose((1, 1, 1, 1, 2, 3)))),
         body=b"\r\n".join(lines) + b"\r\n",
         delay_s=dice.choose((0.0, 0.0, 0.0, 0.0, 15.0)),
-        options=Options(testmode=dice.chance(0.03)),
+        options=Options(testmode=dice.chance(0.03), pool="spare" if own and chosen.chance(0.2) else ""),
+        domain="own.test" if own else "send.test",
         command=dice.choose(("", "", "", "", "", "", "cancel", "retry")),
         command_after_s=dice.between(0.0, 5.0),
         spooled=dice.chance(0.2),

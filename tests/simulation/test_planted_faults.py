@@ -10,16 +10,20 @@ import msgspec
 import pytest
 
 from pigeonry.delivery import classify
+from pigeonry.delivery.egress import Egress, Outlet
+from pigeonry.delivery.ownership import Ownership
 from pigeonry.domain.message import Accept, DotSent, Note, Settle, Transition
 from pigeonry.domain.outcome import Deferred, InDoubt
 from pigeonry.doors.http import idempotency
+from pigeonry.ports.coordinator import Lease
 from pigeonry.queue.scheduler import Scheduler
 from pigeonry.stores.sqlite import recovery
 from pigeonry.stores.sqlite.shard import Shard
 from simulation import harness
 from simulation.harness import Plant, Run
 from simulation.ledger import Broken
-from simulation.plan import Crash, Plan, draw
+from simulation.plan import ADDRESSES, Crash, Plan, draw
+from simulation.plan import Egress as EgressPlan
 from support.commits import followed
 
 SEEDS_MAX = 150  # seeds within which every fault must show
@@ -185,4 +189,33 @@ class _Never(Exception):
 
 def test_events_that_are_shown_before_they_are_durable_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Shard, "seq_visible", lambda shard: shard.seq_next - 1)
+    assert seeds_until_caught()
+
+
+def with_moves(plan: Plan) -> Plan:
+    """Our addresses appear on another machine as well, while the coordinator does not answer us."""
+    moves = tuple((1.0, address, "them", True) for address in ADDRESSES)
+    return msgspec.structs.replace(plan, egress=EgressPlan("queue", 0.0, moves, (0.5, 20.0)), clock_back=(0.0, 0.0))
+
+
+def test_addresses_that_another_node_took_over_are_used_by_us_no_more() -> None:
+    for seed in range(10):
+        Run(with_moves(draw(seed))).play()
+
+
+def test_an_owner_that_does_not_stop_in_time_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Ownership._ask
+
+    async def careless(self: Ownership, outlet: Outlet, held: Lease | None) -> Lease | None:
+        lease = await original(self, outlet, held)
+        if lease is not None and self._node == "us":
+            outlet.until += 60.0
+        return lease
+
+    monkeypatch.setattr(Ownership, "_ask", careless)
+    assert seeds_until_caught(change=with_moves)
+
+
+def test_a_domain_that_leaves_by_another_pool_than_its_own_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Egress, "_pool_of", lambda _self, _pending: "shared")
     assert seeds_until_caught()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from simulation.harness import Run
-from simulation.plan import draw
+from simulation.plan import DEDICATED, SHARED, SPARE, draw
 
 SEEDS = 500
 TOGETHER = 20  # seeds in one test, so that several processes can share the work
@@ -108,7 +108,13 @@ def test_seeds_cover_what_can_go_wrong() -> None:
             "was carried",
             "in flight",
             " again",
+            "leaves us",
+            "comes to them",
+            '"code":603',
+            f"from {DEDICATED[0]}",
+            f"from {SHARED[1]}",
+            f"from {SPARE[0]}",
         ):
             if what in text:
                 seen.add(what)
-    assert len(seen) == 26, seen
+    assert len(seen) == 32, seen

@@ -256,6 +256,8 @@ class FakeDialer:
         self._listener = listener
         self._dice = dice
         self._spy = spy
+        self.sources: dict[int, str] = {}
+        """The local address of each connection, by its number."""
         self._ends: dict[int, WireEnd] = {}
         self._count = 0
         self._down = False
@@ -276,6 +278,7 @@ class FakeDialer:
         if server is None:
             raise ConnectionRefusedError("Connection refused")
         self._count += 1
+        self.sources[self._count] = source
         near, _ = connect(
             self._loop,
             self._dice,

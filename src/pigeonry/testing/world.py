@@ -64,11 +64,13 @@ class Arrival(msgspec.Struct, frozen=True):
         at: Virtual time.
         recipient: One of its forward-paths.
         content: Its octets, dots unstuffed.
+        source: The address that it came from.
     """
 
     at: float
     recipient: str
     content: bytes
+    source: str
 
 
 class World:
@@ -317,6 +319,8 @@ class FakeMx(asyncio.Protocol):
     def _complete(self, content: bytes) -> None:
         """The octet that completes the message is here."""
         recipients = tuple(self._recipients)
+        assert self._transport is not None
+        source = str(self._transport.get_extra_info("peername")[0])
         if self._world.on_dot is not None:
             self._world.on_dot(recipients, content)
         self._reset()
@@ -326,8 +330,8 @@ class FakeMx(asyncio.Protocol):
             self._reply("452 4.2.2 no room just now")
             return
         for recipient in recipients:
-            self._world.note(f"took {recipient}")
-            self._world.arrivals.append(Arrival(self._world.loop.time(), recipient, content))
+            self._world.note(f"took {recipient} from {source}")
+            self._world.arrivals.append(Arrival(self._world.loop.time(), recipient, content, source))
         if not self._broken("reply"):
             self._reply("250 2.0.0 taken")
 
