@@ -22,6 +22,8 @@ from pigeonry.protocol.dkim import keys
 from pigeonry.protocol.sealing import NONCE_OCTETS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pigeonry.ports.disk import Lane
     from pigeonry.ports.documents import Directory
     from pigeonry.ports.environment import Clock, IdSource
@@ -177,13 +179,17 @@ def sending_name(text: str) -> str:
     return name
 
 
-def sending_records(domain: SendingDomain, *, hostname: str) -> list[DnsRecord]:
+def sending_records(domain: SendingDomain, *, hostname: str, addresses: Sequence[str] = ()) -> list[DnsRecord]:
     """What to publish so that receivers believe the domain's mail.
 
     Args:
         hostname: The name of the host that sends.
+        addresses: The IP addresses that the domain's mail may leave from, where they are known; the host's otherwise.
     """
     spf = f"v=spf1 a:{hostname} ~all" if hostname else "v=spf1 mx ~all"
+    if addresses:
+        allowed = " ".join(f"ip{6 if ':' in address else 4}:{address}" for address in addresses)
+        spf = f"v=spf1 {allowed} ~all"
     signing = [
         DnsRecord(
             record_type="TXT",

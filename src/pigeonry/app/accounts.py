@@ -7,7 +7,7 @@ in words that help a person on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -44,6 +44,7 @@ class Accounts:
         lane: Where an RSA key is made: that takes 100 ms.
         hostname: The host that sends, for SPF; empty when it is not known.
         pools: Ids of the egress pools there are.
+        addresses: Those that a domain's mail may leave from, for SPF; none where the system chooses.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class Accounts:
         lane: Lane,
         hostname: str = "",
         pools: Collection[str] = (),
+        addresses: Callable[[SendingDomain], Sequence[str]] = lambda _domain: (),
     ) -> None:
         self._directory = directory
         self._clock = clock
         self._hostname = hostname
         self._pools = pools
+        self._addresses = addresses
         self.register = Register(identity, passwords=passwords, clock=clock, ids=ids)
         """Writes keys and logins."""
         self.registry = DomainRegistry(directory, seal=seal, clock=clock, ids=ids, lane=lane)
@@ -181,7 +184,7 @@ class Accounts:
 
     def records(self, domain: SendingDomain) -> Sequence[DnsRecord]:
         """What to publish so that receivers believe the domain's mail."""
-        return sending_records(domain, hostname=self._hostname)
+        return sending_records(domain, hostname=self._hostname, addresses=self._addresses(domain))
 
     # -- logins
 

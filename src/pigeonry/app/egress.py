@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from pigeonry.telemetry.log import Logger
     from pigeonry.telemetry.metrics import Sample
 
-__all__ = ["egress_gauges", "egress_of", "egress_pools", "egress_problems", "ownership"]
+__all__ = ["addresses_of", "egress_gauges", "egress_of", "egress_pools", "egress_problems", "ownership"]
 
 _POOL: Final = "pool:"
+LEARNING_S: Final = 2.0  # seconds until each address was looked for, and its lease asked for, on a busy machine
 
 
 def egress_of(settings: EgressSettings, *, domain: Callable[[str], SendingDomain | None], clock: Clock) -> Egress:
     """What chooses the sources."""
     pools, default = egress_pools(settings)
-    return Egress(pools, default=default, domain=domain, clock=clock)
+    return Egress(pools, default=default, domain=domain, clock=clock, learning_s=LEARNING_S)
 
 
 def ownership(
@@ -59,6 +60,24 @@ def ownership(
         log=log,
         terms=LeaseTerms(settings.egress.lease_s),
     )
+
+
+def addresses_of(settings: EgressSettings) -> Callable[[SendingDomain], list[str]]:
+    """The addresses that a domain's mail may leave from: of its pools, and of those that stand in for them."""
+    pools, default = egress_pools(settings)
+    by_id = {pool.id: pool for pool in pools}
+
+    def addresses(domain: SendingDomain) -> list[str]:
+        own = [by_id[name] for name in (domain.pool or default, *domain.pools) if name in by_id]
+        instead = [
+            by_id[default if p.on_site_loss == "shared" else p.on_site_loss[len(_POOL) :]]
+            for p in own
+            if p.on_site_loss != "queue"
+        ]
+        found = [source.address for pool in (*own, *instead) for source, _ in pool.sources if source.address]
+        return list(dict.fromkeys(found))
+
+    return addresses
 
 
 def egress_gauges(egress: Egress, addresses: Ownership) -> Mapping[str, Callable[[], list[Sample]]]:

@@ -52,6 +52,7 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
         ConfigInvalid, FolderUnusable, SealKeyError, SchemaUnusable, NewerFormat, Fault: As said there.
     """
     from pigeonry.app.accounts import Accounts
+    from pigeonry.app.egress import addresses_of
     from pigeonry.app.engines import open_documents
     from pigeonry.auth.passwords import Passwords
     from pigeonry.net.environment import SystemClock, SystemDice, SystemIds
@@ -73,6 +74,7 @@ async def open_accounts(config: str | None) -> AsyncIterator[Accounts]:
             lane=lanes.lane("keys"),
             hostname=own_hostname(settings),
             pools=[pool.id for pool in settings.egress.pools],
+            addresses=addresses_of(settings.egress),
         )
 
 

@@ -18,7 +18,7 @@ from pigeonry.app.cluster_tls import ClusterTls
 from pigeonry.app.commanding import Commanding
 from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
 from pigeonry.app.doors import Doors
-from pigeonry.app.egress import egress_gauges, egress_of, ownership
+from pigeonry.app.egress import addresses_of, egress_gauges, egress_of, ownership
 from pigeonry.app.engine import Who
 from pigeonry.app.engines import node_disk, open_engine
 from pigeonry.app.node import Node, Parts
@@ -427,7 +427,12 @@ class Wiring:
         registry, register = accounts.registry, accounts.register
         return [
             *domains.routes(
-                book=self._domains, registry=registry, register=register, clock=self._clock, hostname=self._hostname
+                book=self._domains,
+                registry=registry,
+                register=register,
+                clock=self._clock,
+                hostname=self._hostname,
+                addresses=addresses_of(self._settings.egress),
             ),
             *credentials.routes(registry=registry, register=register),
         ]

@@ -62,14 +62,14 @@ class _Pool:
 
     __slots__ = ("all", "has", "in_grace", "limits", "lost_at", "outlets", "usable", "weights")
 
-    def __init__(self, pool: EgressPool, outlets: dict[str, Outlet], now: float) -> None:
+    def __init__(self, pool: EgressPool, outlets: dict[str, Outlet], lost_at: float) -> None:
         self.limits = pool
         self.outlets = tuple(outlets[source.address] for source, _ in pool.sources)
         self.weights = tuple(weight for _, weight in pool.sources)
         self.all = _Share(zip(self.outlets, self.weights, strict=True))
         self.usable = _Share(())
         self.has = False  # an address of its own
-        self.lost_at = now  # monotonic; since when it has none
+        self.lost_at = lost_at  # monotonic; since when it has none
         self.in_grace = True  # it has none, and not for long yet
 
 
@@ -98,6 +98,7 @@ class Egress:
         default: Id of the pool for domains that name none.
         domain: A sending domain with its settings.
         clock: Time.
+        learning_s: Seconds from the start in which it is not known yet what this node owns: nobody else stands in.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Egress:
         default: str = SYSTEM_POOL.id,
         domain: Callable[[str], SendingDomain | None],
         clock: Clock,
+        learning_s: float = 0.0,
     ) -> None:
         self._domain = domain
         self._clock = clock
@@ -117,7 +119,7 @@ class Egress:
         """By address; ``delivery.ownership`` sets their ``until``."""
         if SYSTEM_SOURCE.address in self.outlets:
             self.outlets[SYSTEM_SOURCE.address].until = math.inf
-        self._pools = {pool.id: _Pool(pool, self.outlets, now) for pool in pools}
+        self._pools = {pool.id: _Pool(pool, self.outlets, now + learning_s) for pool in pools}
         self._other_family: dict[tuple[str, bool], float] = {}
         self._waiting: Counter[str] = Counter()  # recipients left to the store since the last look, by pool
         self._waited: Counter[str] = Counter()  # and before it

@@ -121,4 +121,6 @@ async def test_records_say_who_sends_and_what_signs(world: Tenancy):
 async def test_records_of_a_host_without_a_name_name_none(world: Tenancy):
     domain = await world.registry.create("a.example", account="acme", bits=1024)
     assert sending_records(domain, hostname="")[0].value == "v=spf1 mx ~all"
+    spf = sending_records(domain, hostname="mx.example.net", addresses=["192.0.2.1", "2001:db8::1"])[0]
+    assert spf.value == "v=spf1 ip4:192.0.2.1 ip6:2001:db8::1 ~all"
     assert receiving_records(domain, hostname="") == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pigeonry.app.config import (
@@ -16,11 +17,12 @@ from pigeonry.app.config import (
     split_address,
     worker_count,
 )
-from pigeonry.app.egress import egress_pools
+from pigeonry.app.egress import addresses_of, egress_pools
 from pigeonry.app.output import toml_table
 from pigeonry.app.tls import make_self_signed
 from pigeonry.delivery.egress import SYSTEM_POOL
 from pigeonry.domain.route import EgressPool, EgressSource
+from pigeonry.domain.tenant import SendingDomain
 from support.clusters import certificates
 
 
@@ -369,3 +371,12 @@ def test_a_list_of_tables_is_shown_as_one() -> None:
     assert toml_table({"sources": [{"id": "a", "weights": {"x": 1}}], "lease_s": 30.0}, "egress") == (
         '[egress]\nlease_s = 30.0\n\n[[egress.sources]]\nid = "a"\nweights = {"x" = 1}\n'
     )
+
+
+def test_a_domain_publishes_the_addresses_of_its_pools_and_of_those_that_stand_in(tmp_path: Path) -> None:
+    addresses = addresses_of(load(written(tmp_path, EGRESS), {}).egress)
+    plain = SendingDomain("1", "d.test", "acct", 0.0)
+    assert addresses(plain) == ["192.0.2.1", "2001:db8::2"]
+    assert addresses(msgspec.structs.replace(plain, pool="dedicated")) == ["2001:db8::2", "192.0.2.1"]
+    assert addresses(msgspec.structs.replace(plain, pool="gone")) == []
+    assert addresses_of(load(None, {}).egress)(plain) == []

@@ -225,3 +225,15 @@ def test_without_configuration_the_system_chooses() -> None:
     outlet = egress.choose(Place(EgressPool("shared", ((A, 1),))).recipient())
     assert outlet is not None
     assert (outlet.source.address, outlet.until) == ("", math.inf)
+
+
+def test_nobody_stands_in_before_it_is_known_what_is_owned() -> None:
+    clock, domain = Hands(), SendingDomain("1", "d.test", "acct", 0.0, pool="own")
+    pools = (EgressPool("shared", ((A, 1),)), EgressPool("own", ((B, 1),), on_site_loss="shared"))
+    egress = Egress(pools, default="shared", domain={"d.test": domain}.get, clock=clock, learning_s=2.0)
+    egress.outlets[A.address].until = math.inf
+    recipient = Pending(MessageKey(0, 1, 1), 1, 1, "u@x.test", clock.at, "acct", "d.test", "", 1e6)
+    for seconds, chosen in ((1.9, None), (0.1, egress.outlets[A.address])):
+        clock.at += seconds
+        egress.review()
+        assert egress.choose(recipient) is chosen

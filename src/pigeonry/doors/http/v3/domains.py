@@ -28,7 +28,7 @@ from pigeonry.doors.http.v3.fields import page_of, read_fields
 from pigeonry.ports.feed import KNOWN_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -65,7 +65,13 @@ class Book(Protocol):
 
 
 def routes(
-    *, book: Book, registry: DomainRegistry, register: Register, clock: Clock, hostname: str = ""
+    *,
+    book: Book,
+    registry: DomainRegistry,
+    register: Register,
+    clock: Clock,
+    hostname: str = "",
+    addresses: Callable[[SendingDomain], Sequence[str]] = lambda _domain: (),
 ) -> list[Route]:
     """The resource's routes.
 
@@ -74,8 +80,9 @@ def routes(
         registry: Reads and writes one domain.
         register: Writes the logins that come and go with a domain.
         hostname: The host that sends and receives, for the records to publish.
+        addresses: Those that a domain's mail may leave from; none where the system chooses.
     """
-    endpoint = _Endpoint(book, registry, register, clock, hostname)
+    endpoint = _Endpoint(book, registry, register, clock, hostname=hostname, addresses=addresses)
     found: list[Route] = []
     for version in ("v3", "v4"):
         many, one = f"/{version}/domains", f"/{version}/domains/{{name}}"
@@ -106,12 +113,22 @@ async def owned(caller: Caller, name: str, registry: DomainRegistry) -> SendingD
 
 
 class _Endpoint:
-    def __init__(self, book: Book, registry: DomainRegistry, register: Register, clock: Clock, hostname: str) -> None:
+    def __init__(
+        self,
+        book: Book,
+        registry: DomainRegistry,
+        register: Register,
+        clock: Clock,
+        *,
+        hostname: str,
+        addresses: Callable[[SendingDomain], Sequence[str]],
+    ) -> None:
         self._book = book
         self._registry = registry
         self._register = register
         self._clock = clock
         self._hostname = hostname
+        self._addresses = addresses
 
     async def list(self, request: Request) -> Response:
         caller = caller_of(request)
@@ -203,7 +220,9 @@ class _Endpoint:
             **more,
             "domain": _shown(domain),
             "receiving_dns_records": _records(receiving_records(domain, hostname=self._hostname)),
-            "sending_dns_records": _records(sending_records(domain, hostname=self._hostname)),
+            "sending_dns_records": _records(
+                sending_records(domain, hostname=self._hostname, addresses=self._addresses(domain))
+            ),
         }
 
 
