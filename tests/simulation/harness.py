@@ -382,6 +382,7 @@ class Run:
             [outlet for outlet in outlets if outlet.source.address],
             coordinator=_Unanswering(self) if node == "us" else MemoryCoordinator(self.clock, self.board),
             clock=self.clock,
+            dice=SeededDice(f"{self.plan.seed}/{node}"),
             node=node,
             has_address=lambda address: address in self.addresses[node],
             changed=changed,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pigeonry.app.settings import Settings
     from pigeonry.domain.tenant import SendingDomain
     from pigeonry.ports.coordinator import Coordinator
-    from pigeonry.ports.environment import Clock
+    from pigeonry.ports.environment import Clock, Dice
     from pigeonry.ports.network import Dialer
     from pigeonry.telemetry.log import Logger
     from pigeonry.telemetry.metrics import Sample
@@ -44,6 +44,7 @@ def ownership(
     node: str,
     coordinator: Coordinator,
     clock: Clock,
+    dice: Dice,
     dialer: Dialer,
     changed: Callable[[], None],
     log: Logger,
@@ -54,6 +55,7 @@ def ownership(
         [out for out in outlets if out.source.address and out.source.is_for(node=node, location=location)],
         coordinator=coordinator,
         clock=clock,
+        dice=dice,
         node=node,
         has_address=dialer.has_address,
         changed=changed,

@@ -91,8 +91,7 @@ class EgressSettings(Section, frozen=True):
         Meta(
             ge=2,
             le=600,
-            description="Seconds after which another node may take an address whose owner is silent. The clocks of all "
-            "nodes must agree to a sixth of it.",
+            description="Seconds after which another node may take an address whose owner is silent.",
         ),
     ] = 30.0
     sources: Annotated[

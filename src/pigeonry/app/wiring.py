@@ -370,6 +370,7 @@ class Wiring:
             node=node_name(self._settings),
             coordinator=self._coordinator,
             clock=clock,
+            dice=dice,
             dialer=dialer,
             changed=self._dispatcher.review_egress,
             log=self._log,

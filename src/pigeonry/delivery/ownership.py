@@ -7,9 +7,9 @@ that was given another's address before its lease was over.
 
 No receiver knows of leases, so nothing but time fences a node that was stopped: it may use the address until shortly
 before the lease that it last got can be over, by its own monotonic clock counted from before it asked. Who sends looks
-at that time before each message. The assumption: the wall clocks by which the coordinator judges the end of a lease
-differ by less than the margin, and a monotonic clock does not stand still. (That of a virtual machine may, while it is
-moved or saved; then it has to be fenced from outside.)
+at that time before each message. The assumption: the coordinator ends no lease earlier than the margin before its time,
+and a monotonic clock does not stand still. (That of a virtual machine may, while it is moved or saved; then it has to
+be fenced from outside.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 from pigeonry.delivery.egress import Outlet
 from pigeonry.domain.errors import Fault
 from pigeonry.ports.coordinator import Coordinator, Lease
-from pigeonry.ports.environment import Clock
+from pigeonry.ports.environment import Clock, Dice
 from pigeonry.telemetry.log import Logger
 
 __all__ = ["STATES", "LeaseTerms", "Ownership", "State"]
@@ -51,7 +51,7 @@ class LeaseTerms(msgspec.Struct, frozen=True):
 
     @property
     def margin_s(self) -> float:
-        """Seconds before the end of a lease at which its owner stops: by which clocks may differ."""
+        """Seconds before the end of a lease at which its owner stops: by which the coordinator may err."""
         return self.lease_s / 6.0
 
 
@@ -61,6 +61,7 @@ class Ownership:
     Args:
         outlets: The sources that this node may use if it has them.
         coordinator: Where leases are had from.
+        clock, dice: Time, and chance that keeps workers from asking at the same moment.
         node: The node's name: the owner.
         has_address: Whether this machine has an address.
         changed: Called after any change, and every second, since time changes what may be used as well.
@@ -72,6 +73,7 @@ class Ownership:
         *,
         coordinator: Coordinator,
         clock: Clock,
+        dice: Dice,
         node: str,
         has_address: Callable[[str], bool],
         changed: Callable[[], None],
@@ -81,6 +83,7 @@ class Ownership:
         self._outlets = tuple(outlets)
         self._coordinator = coordinator
         self._clock = clock
+        self._dice = dice
         self._node = node
         self._has_address = has_address
         self._changed = changed
@@ -105,6 +108,7 @@ class Ownership:
         """Keep one lease for as long as the address is there."""
         lease: Lease | None = None
         ask_at = -math.inf
+        refused = 0  # in a row
         while True:
             now = self._clock.monotonic()
             if not self._has_address(outlet.source.address):
@@ -114,12 +118,21 @@ class Ownership:
                     await self._give_back(lease)
                 lease, ask_at = None, -math.inf
             elif now >= ask_at or (lease is not None and outlet.until == -math.inf):
-                ask_at = now + self._terms.renew_s
-                lease = await self._ask(outlet, lease)
+                lease, answered = await self._ask(outlet, lease)
+                refused = 0 if lease is not None or not answered else refused + 1
+                if refused == 1:  # perhaps other workers of this node asked at the same moment
+                    ask_at = now + LOOK_S
+                else:
+                    ask_at = now + self._terms.renew_s * (1.0 - 0.25 * self._dice.random())
+                if refused > 1 and outlet.until <= self._clock.monotonic():
+                    self._stands(outlet, "elsewhere")
             await self._clock.sleep(LOOK_S)
 
-    async def _ask(self, outlet: Outlet, held: Lease | None) -> Lease | None:
-        """Take or renew the lease, and say what that came to; the lease, or the one held if nobody answered."""
+    async def _ask(self, outlet: Outlet, held: Lease | None) -> tuple[Lease | None, bool]:
+        """Take or renew the lease; the lease, or the one held if nobody answered, and whether somebody did.
+
+        What a refusal says of now takes nothing from what was granted before: until then no other node can have it.
+        """
         asked_at = self._clock.monotonic()
         name = f"egress:{outlet.source.address}"
         try:
@@ -128,14 +141,11 @@ class Ownership:
         except (Fault, TimeoutError):
             if outlet.until <= self._clock.monotonic():
                 self._stands(outlet, "unanswered")
-            return held
-        if lease is None:
-            outlet.until = -math.inf
-            self._stands(outlet, "elsewhere")
-        else:
+            return held, False
+        if lease is not None:
             outlet.until = asked_at + self._terms.lease_s - self._terms.margin_s
             self._stands(outlet, "owned", epoch=lease.epoch)
-        return lease
+        return lease, True
 
     async def _give_back(self, lease: Lease) -> None:
         """Let another node have it at once: nothing can be sent from an address that is not there."""

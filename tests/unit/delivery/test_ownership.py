@@ -16,6 +16,7 @@ from pigeonry.domain.route import EgressSource
 from pigeonry.ports.coordinator import Lease
 from pigeonry.stores.memory.coordinator import Board, MemoryCoordinator
 from pigeonry.testing.clock import VirtualClock
+from pigeonry.testing.dice import SeededDice
 from pigeonry.testing.loop import VirtualLoop
 
 ADDRESS = "192.0.2.1"
@@ -26,12 +27,17 @@ class Shaky(MemoryCoordinator):
 
     fails = False
     hangs = False
+    races = False
+    asked = 0
 
     async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
         if self.hangs:
             await asyncio.Event().wait()
         if self.fails:
             raise StoreBusy("no")
+        self.asked += 1
+        if self.races and self.asked % 2:
+            return None
         return await super().acquire(name, owner=owner, ttl_s=ttl_s)
 
 
@@ -48,6 +54,7 @@ class Machine:
             [self.outlet],
             coordinator=self.coordinator,
             clock=stage.clock,
+            dice=SeededDice(node),
             node=node,
             has_address=lambda address: address in self.addresses,
             changed=self.changed,
@@ -223,3 +230,21 @@ def test_every_change_is_told_and_so_is_every_second(stage: Stage) -> None:
         assert one.changes >= 11
 
     stage.play(act)
+
+
+def test_a_race_among_the_workers_of_a_node_takes_no_address_from_them(stage: Stage) -> None:
+    """Who loses it is refused, though the lease is the node's: what was granted holds, and the next answer is another."""
+    one = Machine(stage, "one")
+
+    async def act(tasks: asyncio.TaskGroup) -> None:
+        one.coordinator.races = True
+        stage.start(tasks, one)
+        await asyncio.sleep(1.5)
+        assert (one.state, one.may_send) == ("owned", True)
+        for _ in range(100):
+            await asyncio.sleep(1.0)
+            assert (one.state, one.may_send) == ("owned", True)
+
+    with capture_logs() as logs:
+        stage.play(act)
+    assert [log["event"] for log in logs] == ["egress_source_owned"]
