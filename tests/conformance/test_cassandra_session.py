@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import ipaddress
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
+import msgspec
 import pytest
 import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
 from pigeonry.net.environment import SystemClock
 from pigeonry.stores.cassandra import session as module
-from pigeonry.stores.cassandra.session import CassandraSettings, Consistency, QueryRefused, Session
+from pigeonry.stores.cassandra.session import CassandraSettings, CassandraTls, Consistency, QueryRefused, Session
 from pigeonry.testing.cassandra import Cluster
-from support.cassandra import blocking, make_keyspace, ring
+from support.cassandra import blocking, cassandra_parts, make_keyspace, ring
 
 TABLES = (
     "CREATE TABLE kinds (k int PRIMARY KEY, i int, b bigint, o blob, t text, d double, u uuid, y boolean, n tinyint)",
@@ -215,7 +221,8 @@ async def test_a_frozen_store_is_refused_at_once_and_used_again_when_it_thaws(tm
 
 
 async def test_three_nodes_serve_while_one_is_frozen_or_dead_and_refuse_without_a_quorum(tmp_path: Path) -> None:
-    async with ring(tmp_path, {"dc1": 3}) as cluster:
+    patient = {"write_request_timeout": "20s", "cas_contention_timeout": "20s"}  # on a machine that has others' work
+    async with ring(tmp_path, {"dc1": 3}, settings=patient) as cluster:
         name = await make_keyspace(cluster, "three", *TABLES)
         first, second, third = cluster.nodes
         probe = CassandraSettings(
@@ -232,7 +239,7 @@ async def test_three_nodes_serve_while_one_is_frozen_or_dead_and_refuse_without_
             lease = "UPDATE lease SET epoch = 1 WHERE k = ? IF epoch = null"
 
             async def write(count: int, base: int) -> None:
-                await asyncio.gather(*(session.execute(insert, (base + n, b""), timeout_s=5.0) for n in range(count)))
+                await asyncio.gather(*(session.execute(insert, (base + n, b""), timeout_s=20.0) for n in range(count)))
 
             await write(100, 0)
             first.pause()
@@ -250,11 +257,97 @@ async def test_three_nodes_serve_while_one_is_frozen_or_dead_and_refuse_without_
             third.resume()
             await _until(lambda: not session.circuit.is_open)
             await write(100, 300)
-            await second.start()
-            await cluster.formed()
-            first.kill()
-            await write(100, 400)
-            assert (await session.conditional(lease, (1,), timeout_s=5.0))[0]
+            assert (await session.conditional(lease, (1,), timeout_s=20.0))[0]
+
+
+async def test_it_speaks_tls_with_a_password_to_nodes_that_are_who_they_say(tmp_path: Path) -> None:
+    (authority, key), (other, _) = (_certificate(None) for _ in range(2))
+    (tmp_path / "authority.pem").write_bytes(authority)
+    encrypted: dict[str, object] = {}
+    secured = {
+        "authenticator": "PasswordAuthenticator",
+        "authorizer": "CassandraAuthorizer",
+        "client_encryption_options": encrypted,
+    }
+    cluster = Cluster(tmp_path, cassandra_parts(), {"dc1": 1}, clock=SystemClock(), settings=secured)
+    (node,) = cluster.nodes
+    certificate, private = _certificate((authority, key), node.seat.address)
+    encrypted |= {
+        "enabled": True,
+        "require_client_auth": False,
+        "ssl_context_factory": {
+            "class_name": "org.apache.cassandra.security.PEMBasedSslContextFactory",
+            "parameters": {"private_key": (private + certificate + authority).decode()},
+        },
+    }
+    settings = CassandraSettings(
+        contact_points=(node.address,),
+        local_datacenter="dc1",
+        username="cassandra",
+        password="cassandra",
+        tls=CassandraTls(authorities=authority.decode()),
+    )
+    try:
+        node.spawn()
+        async with _opened_in_time(settings) as session:
+            assert await session.execute("SELECT key FROM system.local", timeout_s=10.0) == [("local",)]
+            await session.define("CREATE ROLE reader WITH PASSWORD = 'r' AND LOGIN = true", timeout_s=30.0)
+        for wrong in (
+            msgspec.structs.replace(settings, password="wrong"),
+            msgspec.structs.replace(settings, tls=None),
+            msgspec.structs.replace(settings, tls=CassandraTls(authorities=other.decode())),
+        ):
+            with pytest.raises(StoreBusy):
+                await Session.open(wrong, SystemClock())
+        async with _opened(msgspec.structs.replace(settings, username="reader", password="r")) as session:
+            with pytest.raises(QueryRefused, match="reader does not have"):
+                await session.define("CREATE ROLE another", timeout_s=10.0)
+    finally:
+        cluster.stop()
+
+
+@asynccontextmanager
+async def _opened_in_time(settings: CassandraSettings) -> AsyncIterator[Session]:
+    """As ``_opened``, when the node has made its first role."""
+    async with asyncio.timeout(120.0):
+        while True:
+            try:
+                session = await Session.open(settings, SystemClock())
+            except StoreBusy:
+                await asyncio.sleep(0.1)
+            else:
+                break
+    yield session
+    await session.close()
+
+
+def _certificate(authority: tuple[bytes, bytes] | None, address: str = "") -> tuple[bytes, bytes]:
+    """A certificate and its key, signed by an authority for an address, or an authority's own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, address or "authority")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
+    )
+    signer = key
+    if authority is None:
+        made = made.issuer_name(name)
+    else:
+        made = made.issuer_name(x509.load_pem_x509_certificate(authority[0]).subject)
+        made = made.add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False
+        )
+        signer = serialization.load_pem_private_key(authority[1], None)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return made.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), private
 
 
 async def _until(condition: Callable[[], bool]) -> None:

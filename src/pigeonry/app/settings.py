@@ -361,9 +361,13 @@ class CassandraSettings(Section, frozen=True):
     local_datacenter: Annotated[
         str, Meta(max_length=64, description="This location, as Cassandra calls the data centre.")
     ] = ""
-    keyspace: Annotated[Keyspace, Meta(description="Keyspace of queue, events and documents.")] = "pigeonry"
+    keyspace: Annotated[Keyspace, Meta(description="Keyspace of the queue and its events.")] = "pigeonry"
     lease_keyspace: Annotated[
-        Keyspace, Meta(description="Keyspace of the leases: who owns which part of the queue.")
+        Keyspace,
+        Meta(
+            description="Keyspace of what must be the same everywhere: who owns which part of the queue, shares of "
+            "limits, accounts, domains."
+        ),
     ] = "pigeonry_lease"
     replication: Annotated[
         Replication,
