@@ -45,12 +45,11 @@ class Cluster:
         self.nodes: dict[str, Serving] = {}
         for name in "ab":
             (folder / name).mkdir()
-            node = self.nodes[name] = Serving(folder / name, workers=1, receiver=receiver)
+            node = self.nodes[name] = Serving(folder / name, workers=1, receiver=receiver, name=name)
             node.configure(
                 more=f'[cluster]\nlisten = ["127.0.0.1:{ports[name]}"]\nca = "{self.certificates}/ca.crt"\n'
                 f'cert = "{self.certificates}/{name}.crt"\nkey = "{self.certificates}/{name}.key"\n'
             )
-            node.config.write_text(node.config.read_text().replace("[node]", f'[node]\nname = "{name}"'))
 
     def start(self, name: str) -> None:
         node = self.nodes[name]
@@ -112,10 +111,10 @@ def cluster(folder: Path) -> Iterator[tuple[Cluster, Receiver]]:
 
 def send_later(node: Serving, count: int) -> None:
     """Have messages wait in a node."""
-    key = node.key_for("ours.test")
+    key, later = node.key_for("ours.test"), {"o:deliverytime": formatdate(time.time() + 3600)}
     for number in range(count):
-        later = {"o:deliverytime": formatdate(time.time() + 3600)}
-        assert node.post("ours.test", key, f"r{number}@{node.config.parent.name}.dest.test", **later) == 200
+        recipient = f"r{number}@{node.folder.name}.dest.test"
+        until(lambda to=recipient: node.post("ours.test", key, to, **later) == 200, "the key is known")
 
 
 def test_a_command_reaches_the_owner_on_the_other_node_and_what_is_in_the_way_is_said(tmp_path: Path) -> None:
@@ -191,9 +190,7 @@ def test_a_node_lets_nobody_in_who_is_no_node_and_goes_on_sending_mail(tmp_path:
     more = (
         f'[cluster]\nlisten = ["127.0.0.1:{port}"]\nca = "{good}/ca.crt"\ncert = "{good}/a.crt"\nkey = "{good}/a.key"\n'
     )
-    with serving(tmp_path, start=False, more=more) as (node, receiver):
-        node.config.write_text(node.config.read_text().replace("[node]", '[node]\nname = "a"'))
-        node.start()
+    with serving(tmp_path, name="a", more=more) as (node, receiver):
         with contextlib.ExitStack() as silent:
             for _ in range(300):
                 silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10.0))

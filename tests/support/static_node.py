@@ -16,7 +16,7 @@ from typing import Any
 import uvloop
 
 from pigeonry.app.config import load
-from pigeonry.app.engines import Who
+from pigeonry.app.engine import Who
 from pigeonry.app.installation import prepare
 from pigeonry.app.sockets import bind, bind_command_socket, listeners_of
 from pigeonry.app.wiring import Wiring
