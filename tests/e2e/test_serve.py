@@ -54,6 +54,18 @@ def test_a_killed_worker_is_replaced_and_what_it_acknowledged_is_delivered(tmp_p
         assert node.stop() == 0
 
 
+def test_workers_keep_together_to_the_connections_of_a_site_and_one_that_is_killed_leaves_its_own(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, delivery_more="connections_per_site_max = 4") as (node, receiver):
+        receiver.pace_s = 0.05
+        for number in range(200):
+            node.send(f"r{number}@dest.test")
+        kill(node.workers()[0])
+        until(lambda: len(receiver.by_recipient) == 200, "all are delivered", 60.0)
+        assert receiver.connections_most == 4
+
+
 def test_a_worker_that_cannot_start_is_tried_again_and_nobody_in_the_backlog_is_reset(tmp_path: Path) -> None:
     with serving(tmp_path, workers=1) as (node, _):
         seal_key, away = tmp_path / "data.seal-key", tmp_path / "away"

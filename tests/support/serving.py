@@ -42,6 +42,7 @@ route = "smtp://127.0.0.1:{receiver}"
 retry_base_s = 1.0
 retry_cap_s = 2.0
 in_doubt_delay_s = 2.0
+{delivery_more}
 [ops]
 listen = ["{host}:{ops}"]
 {more}
@@ -57,6 +58,7 @@ class Receiver:
         self.texts: list[bytes] = []
         self.seen: list[tuple[str, str, str]] = []
         """For each recipient: the peer's address, what it said in EHLO, the recipient."""
+        self.connections = self.connections_most = 0
         self.pace_s = 0.0
         """Seconds that it takes for a message."""
         self._loop = asyncio.new_event_loop()
@@ -83,6 +85,8 @@ class Receiver:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipients: list[str] = []
         peer, hello = str(writer.get_extra_info("peername")[0]), ""
+        self.connections += 1
+        self.connections_most = max(self.connections_most, self.connections)
         writer.write(b"220 receiver\r\n")
         try:
             while line := await reader.readline():
@@ -106,6 +110,7 @@ class Receiver:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            self.connections -= 1
             writer.close()
 
 
@@ -141,9 +146,10 @@ class Serving:
         self.configure(**more)
         self.daemon: Daemon | None = None
 
-    def configure(self, *, smtp_more: str = "", http_more: str = "", more: str = "") -> None:
+    def configure(self, *, smtp_more: str = "", http_more: str = "", delivery_more: str = "", more: str = "") -> None:
         """Write the configuration."""
-        self.config.write_text(CONFIG.format(smtp_more=smtp_more, http_more=http_more, more=more, **self._values))
+        own = {"smtp_more": smtp_more, "http_more": http_more, "delivery_more": delivery_more, "more": more}
+        self.config.write_text(CONFIG.format(**own, **self._values))
 
     def start(self, env: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "pigeonry", "serve", "--config", str(self.config)]

@@ -276,7 +276,8 @@ class Wiring:
         )
         self._store, self._identity, self._directory = engine.store, engine.identity, engine.directory
         self._coordinator, self._ownership = engine.coordinator, engine.ownership
-        self._shares = Shares(engine.quota, name=f"{self._who.slot}", clock=clock, ids=self._ids, log=self._log)
+        name = f"{self._who.me.slot}@{self._who.me.node}"
+        self._shares = Shares(engine.quota, name=name, clock=clock, ids=self._ids, log=self._log)
         self._index = SqliteEventIndex(data, disk=node_disk(data), lanes=lanes, clock=clock)
         self._consumer = IndexConsumer(self._store, self._index, clock)
 
@@ -362,6 +363,7 @@ class Wiring:
             ),
             shares=self._shares.share,
             egress=self._egress,
+            node=self._who.me.node,
         )
         self._scheduler.dispatch = self._dispatcher.dispatch
         self._addresses = ownership(

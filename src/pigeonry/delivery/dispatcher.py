@@ -64,6 +64,7 @@ class Dispatcher:
         render: For batch messages.
         shares: This worker's share of a limit, by the limit's name and units; alone it has all of it.
         egress: Chooses where to send from; the system does when not given.
+        node: Whose address the system chooses: what receivers allow is for each address.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Dispatcher:
         limits: DeliveryLimits | None = None,
         shares: Callable[[str, int], Share] = Share,
         egress: Egress | None = None,
+        node: str = "",
     ) -> None:
         self._ready = ready
         self._router = router
         self._dice = dice
         self._limits = limits or DeliveryLimits()
         self._shares = shares
+        self._node = node
         self._egress = egress or Egress(domain=domain, clock=clock)
         self._parts = Parts(
             content=content,
@@ -223,7 +226,7 @@ class Dispatcher:
 
     def _lane(self, outlet: Outlet, route: Route) -> Lane:
         source, site, ready = outlet.source.address, route.site, self._ready
-        share = self._shares(f"connections:{source}:{site}", self._limits.connections_per_path)
+        share = self._shares(f"connections:{source or self._node}:{site}", self._limits.connections_per_path)
         lane = Lane(outlet, route, share)
         share.needed = lambda: self._needed(lane)
         share.weight = lambda: max(1.0, ready.tenants(lane.path))
