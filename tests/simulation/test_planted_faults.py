@@ -217,5 +217,5 @@ def test_an_owner_that_does_not_stop_in_time_is_caught(monkeypatch: pytest.Monke
 
 
 def test_a_domain_that_leaves_by_another_pool_than_its_own_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Egress, "_pool_of", lambda _self, _pending: "shared")
+    monkeypatch.setattr(Egress, "_pool_of", lambda _self, _domain, _named: "shared")
     assert seeds_until_caught()

@@ -34,6 +34,7 @@ SYSTEM_POOL: Final = EgressPool("default", ((SYSTEM_SOURCE, 1),))
 """The one pool where none is configured."""
 
 LOOK_S: Final = 300.0  # seconds between looks at all that waits, whether its time is over: it is loaded for that
+KEPT_MAX: Final = 1_000  # domains whose mail waits that are looked at every second, whether they have another pool now
 FAMILY_S: Final = 300.0  # seconds that a site is known to have no address of a family, as long as a usual TTL
 FAMILIES_MAX: Final = 10_000  # sites so known, some 200 octets each
 _GOLDEN: Final = 0x9E37_79B9_7F4A_7C15  # 2**64 over the golden ratio: spreads numbers that follow each other
@@ -123,6 +124,7 @@ class Egress:
         self._other_family: dict[tuple[str, bool], float] = {}
         self._waiting: Counter[str] = Counter()  # recipients left to the store since the last look, by pool
         self._waited: Counter[str] = Counter()  # and before it
+        self._kept: dict[tuple[str, str], str] = {}  # by domain and pool named: the pool for which mail of them waits
         self._look_at = math.inf
         self.review()
 
@@ -130,7 +132,7 @@ class Egress:
 
     def choose(self, pending: Pending) -> Outlet | None:
         """The source for a recipient, None when it has to wait. Does no I/O."""
-        pool = self._pools.get(self._pool_of(pending))
+        pool = self._pools.get(self._pool_of(pending.domain, pending.pool))
         if pool is None:
             return None
         usable = pool.usable
@@ -147,14 +149,16 @@ class Egress:
         until = self._other_family.get((site, _is_six(chosen)))
         if until is None or until < self._clock.monotonic():
             return chosen
-        usable = self._pools[self._pool_of(pending)].usable
+        usable = self._pools[self._pool_of(pending.domain, pending.pool)].usable
         others = [outlet for outlet in usable.outlets if _is_six(outlet) != _is_six(chosen)]
         return others[_number(pending) % len(others)] if others else chosen
 
     def verdict(self, pending: Pending) -> Deferred | None:
         """What is to be recorded of a recipient that has to wait; None for nothing (now, or again)."""
-        name = self._pool_of(pending)
+        name = self._pool_of(pending.domain, pending.pool)
         self._waiting[name] += 1
+        if len(self._kept) < KEPT_MAX:
+            self._kept[pending.domain, pending.pool] = name
         pool = self._pools.get(name)
         now = self._clock.now()
         if pool is None:
@@ -186,7 +190,7 @@ class Egress:
             if outlet.open and not usable:
                 closed.append(outlet)
             outlet.open = usable
-        changed = False
+        changed = any(self._pool_of(*who) != name for who, name in self._kept.items())
         for pool in self._pools.values():
             had, was_in_grace = pool.usable.total, pool.in_grace
             pool.usable = self._usable(pool, now)
@@ -210,12 +214,13 @@ class Egress:
         found = self._waiting | self._waited
         return [(name, n) for name, n in found.items() if name not in self._pools or not self._pools[name].usable.total]
 
-    def _pool_of(self, pending: Pending) -> str:
-        domain = self._domain(pending.domain)
+    def _pool_of(self, name: str, named: str) -> str:
+        """The pool by which mail of a domain leaves that names that one, or none."""
+        domain = self._domain(name)
         if domain is None:
             return self._default
-        if pending.pool and domain.may_use(pending.pool):
-            return pending.pool
+        if named and domain.may_use(named):
+            return named
         return domain.pool or self._default
 
     def _usable(self, pool: _Pool, now: float) -> _Share:
@@ -239,6 +244,7 @@ class Egress:
         if not self._waiting or (not changed and now < self._look_at):
             return False
         self._waiting, self._waited, self._look_at = Counter(), self._waiting, math.inf
+        self._kept.clear()
         return True
 
 

@@ -237,3 +237,14 @@ def test_nobody_stands_in_before_it_is_known_what_is_owned() -> None:
         clock.at += seconds
         egress.review()
         assert egress.choose(recipient) is chosen
+
+
+def test_what_waits_is_looked_at_when_its_domain_gets_another_pool() -> None:
+    place = Place(EgressPool("shared", ((A, 1),)), EgressPool("own", ((B, 1),)))
+    place.domain("d.test", "own", "shared")
+    assert place.own(A) == ([], False)
+    place.egress.verdict(place.recipient(attempts=1))
+    assert place.own(A) == ([], False)
+    place.domain("d.test", "shared")
+    assert place.own(A) == ([], True)
+    assert place.own(A) == ([], False)
