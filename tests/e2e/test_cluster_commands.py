@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -169,6 +170,40 @@ def standing(node: Serving) -> tuple[int, list[dict[str, Any]]]:
     command = [sys.executable, "-m", "pigeonry", "cluster", "status", "--config", str(node.config), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, json.loads(done.stdout)["members"]
+
+
+def test_nodes_restart_one_after_the_other_and_none_after_one_that_stays_away(tmp_path: Path) -> None:
+    asked, done = tmp_path / "asked", tmp_path / "done"
+    script = f"echo $0 > {asked}.new; mv {asked}.new {asked}; while [ ! -e {done} ]; do sleep 0.05; done; rm {done}"
+    with cluster(tmp_path) as (nodes, _):
+        command = [sys.executable, "-m", "pigeonry", "cluster", "rolling-restart", "--json"]
+        command += ["--command", shlex.join(["sh", "-c", script, "{node}"]), "--config", str(nodes.nodes["a"].config)]
+
+        def restarted(name: str, *, again: bool) -> None:
+            until(asked.exists, f"{name} is to be restarted")
+            assert asked.read_text().strip() == name
+            asked.unlink()
+            nodes.stop(name)
+            if again:
+                nodes.start(name)
+            done.touch()
+
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as rolling:
+            for name in "ba":  # the node that watches goes last
+                restarted(name, again=True)
+            told = [json.loads(line) for line in rolling.communicate(timeout=60)[0].splitlines()]
+        assert rolling.returncode == exits.OK
+        assert [(step["step"], step.get("node")) for step in told] == [
+            *((step, node) for node in "ba" for step in ("restarting", "back")),
+            ("done", None),
+        ]
+
+        with subprocess.Popen([*command, "--within", "2"], stderr=subprocess.PIPE, text=True) as rolling:
+            restarted("b", again=False)
+            complaint = rolling.communicate(timeout=60)[1]
+        assert rolling.returncode == exits.UNREACHABLE
+        assert "b is not back within 2 seconds: " in complaint
+        assert not asked.exists()
 
 
 def reaches(nodes: Cluster, asked: str, key: str) -> bool:

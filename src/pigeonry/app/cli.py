@@ -48,6 +48,11 @@ def program() -> App:
     certs = App(name="certs", help="The certificates that nodes show each other.")
     certs.command(f"{_COMMANDS}.cluster:make_certs", name="make", help="Make the certificates of nodes, or renew them.")
     cluster.command(f"{_COMMANDS}.cluster:status", name="status", help="Print members, shards and who answers.")
+    cluster.command(
+        f"{_COMMANDS}.rolling_restart:rolling_restart",
+        name="rolling-restart",
+        help="Restart the nodes one after the other; stop at the first that stays away.",
+    )
     cluster.command(certs)
     app.command(cluster)
     return app

@@ -24,10 +24,12 @@ class MemberShown(msgspec.Struct, frozen=True):
 
     Args:
         open: The shards that it has opened. One to which nothing ever came may be opened by nobody.
+        since: When its process began, in seconds since the Unix epoch.
     """
 
     release: str
     open: tuple[int, ...]
+    since: float = 0.0
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -43,6 +45,7 @@ class MemberStatus(msgspec.Struct, frozen=True):
     Args:
         shards: It owns so many, as it is written down.
         open: It has so many open, as it says.
+        since: When its process began, in seconds since the Unix epoch; 0.0 when it does not answer.
         problem: Why it does not answer; empty when it does.
     """
 
@@ -53,6 +56,7 @@ class MemberStatus(msgspec.Struct, frozen=True):
     shards: int
     open: int
     release: str
+    since: float
     problem: str
 
 
@@ -64,11 +68,15 @@ class Status(msgspec.Struct, frozen=True):
     unowned: tuple[int, ...]
 
 
-def of_itself(store: QueueStore) -> Mapping[str, Handler]:
-    """The handler by which a member says how it stands: ``member.show``."""
+def of_itself(store: QueueStore, *, since: float) -> Mapping[str, Handler]:
+    """The handler by which a member says how it stands: ``member.show``.
+
+    Args:
+        since: When it began, in seconds since the Unix epoch.
+    """
 
     async def show(_argument: Any) -> MemberShown:
-        return MemberShown(__version__, tuple(store.owned()))
+        return MemberShown(__version__, tuple(store.owned()), since)
 
     return {"member.show": show}
 
@@ -107,6 +115,7 @@ def status_of(written: Written, told: Sequence[Told]) -> Status:
                 shards=owned.count(place),
                 open=len(said.open) if said else 0,
                 release=said.release if said else "",
+                since=said.since if said else 0.0,
                 problem=problem,
             )
         )

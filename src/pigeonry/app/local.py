@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from pigeonry.app.cluster_status import Status, Written, status_of
 from pigeonry.app.commanding import Forwarded, ask_beside
 from pigeonry.app.config import default_data, load, own_hostname, sealing_key_path, worker_count
 from pigeonry.app.installation import check_owner, prepare
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pigeonry.app.accounts import Accounts
     from pigeonry.app.settings import Settings
 
-__all__ = ["ask_any_worker", "ask_every_worker", "ask_owner", "node_data", "open_accounts"]
+__all__ = ["ask_any_worker", "ask_every_worker", "ask_owner", "cluster_status", "node_data", "open_accounts"]
 
 ASK_S: Final = 30.0  # what an owner may take for a command
 
@@ -95,6 +96,17 @@ async def ask_every_worker(config: str | None, name: str, argument: Any = None) 
     """
     told = await ask_any_worker(config, "forward.all", Forwarded(name, argument))
     return msgspec.convert(told, type=list[Told])
+
+
+async def cluster_status(config: str | None) -> Status:
+    """How the cluster stands, asked through a worker of this node.
+
+    Raises:
+        OwnerUnreachable: None answers.
+        StoreBusy: It cannot be found out.
+    """
+    written = msgspec.convert(await ask_any_worker(config, "cluster.show"), type=Written)
+    return status_of(written, await ask_every_worker(config, "member.show"))
 
 
 async def ask_any_worker(config: str | None, name: str, argument: Any = None, *, first: int = 0) -> Any:

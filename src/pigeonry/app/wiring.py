@@ -311,7 +311,7 @@ class Wiring:
 
         own = command_handlers(self._commands, self._store, self._clock, responsible=responsible)
         self._commanding = Commanding(
-            {**own, **of_itself(self._store)},
+            {**own, **of_itself(self._store, since=self._clock.now())},
             ownership=self._ownership,
             me=self._who.me,
             data=self._data,

@@ -33,11 +33,11 @@ async def test_members_shards_and_answers_are_put_side_by_side() -> None:
     written = await written_down(Ownership())["cluster.show"](None)
     sent = msgspec.convert(msgspec.msgpack.decode(msgspec.msgpack.encode(written)), type=Written)
     assert sent == written
-    said = msgspec.to_builtins(await of_itself(Store())["member.show"](None))  # type: ignore[arg-type]
+    said = msgspec.to_builtins(await of_itself(Store(), since=5.0)["member.show"](None))  # type: ignore[arg-type]
     status = status_of(sent, [Told("a", 0, said), Told("b", 0, problem="It does not answer.")])
     assert status.members == (
-        MemberStatus("a/0", "a.test:9300", "north", "serving", 2, 2, __version__, ""),
-        MemberStatus("b/0", "", "", "draining", 1, 0, "", "It does not answer."),
-        MemberStatus("c/1", "", "", "serving", 1, 0, "", "It is not known to be there."),
+        MemberStatus("a/0", "a.test:9300", "north", "serving", 2, 2, __version__, 5.0, ""),
+        MemberStatus("b/0", "", "", "draining", 1, 0, "", 0.0, "It does not answer."),
+        MemberStatus("c/1", "", "", "serving", 1, 0, "", 0.0, "It is not known to be there."),
     )
     assert (status.shards, status.unowned) == (5, (2,))

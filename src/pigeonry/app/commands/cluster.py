@@ -12,8 +12,7 @@ import msgspec
 from cyclopts import Parameter
 
 from pigeonry.app import exits
-from pigeonry.app.cluster_status import Status, Written, status_of
-from pigeonry.app.local import ask_any_worker, ask_every_worker
+from pigeonry.app.local import cluster_status
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
 from pigeonry.app.settings import NODE_NAME
 from pigeonry.domain.errors import BadRequest
@@ -28,12 +27,7 @@ def status(*, config: ConfigFile = None, json: Json = False) -> int:
 
     The exit status is 4 when a member does not answer, and 1 when a shard is nobody's.
     """
-
-    async def ask() -> Status:
-        written = msgspec.convert(await ask_any_worker(config, "cluster.show"), type=Written)
-        return status_of(written, await ask_every_worker(config, "member.show"))
-
-    found = asyncio.run(ask())
+    found = asyncio.run(cluster_status(config))
     if json:
         print_json(found)
     else:
