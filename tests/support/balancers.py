@@ -54,23 +54,38 @@ class Balancer:
         self._config.write_text(text)
         self._log = folder / f"{address}.log"
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
         program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
         assert program is not None
-        self.daemon = Daemon([program, "-db", "-f", str(self._config)], self._log)
-        until(lambda: self._admin.exists() or self.daemon.process.poll() is not None, "HAProxy runs")
+        self.daemon = Daemon([program, "-db", "-f", str(self._config), *more], self._log)
+        until(lambda: self._serves() or self.daemon.process.poll() is not None, "HAProxy runs")
         assert self.daemon.process.poll() is None, self.daemon.tail()
+
+    def reload(self) -> Daemon:
+        """A successor takes over the listening sockets; the process of before, which ends with its last session."""
+        before = self.daemon
+        self.start("-x", str(self._admin), "-sf", str(before.process.pid))
+        return before
 
     def states(self, backend: str) -> list[str]:
         """How it sees the nodes: UP, NOLB (takes no new ones), DOWN."""
+        rows = [line.split(",") for line in self._ask("show stat")]
+        return [row[17].split()[0] for row in rows if row[0] == backend and row[1].startswith("node")]
+
+    def _serves(self) -> bool:
+        """Whether it is this process that answers."""
+        with suppress(OSError):
+            return f"Pid: {self.daemon.process.pid}" in self._ask("show info")
+        return False
+
+    def _ask(self, command: str) -> list[str]:
         with socket.socket(socket.AF_UNIX) as admin:
             admin.connect(str(self._admin))
-            admin.sendall(b"show stat\n")
+            admin.sendall(f"{command}\n".encode())
             said = b""
             while piece := admin.recv(65_536):
                 said += piece
-        rows = [line.split(",") for line in said.decode().splitlines()]
-        return [row[17].split()[0] for row in rows if row[0] == backend and row[1].startswith("node")]
+        return said.decode().splitlines()
 
     def sees(self, *states: str) -> bool:
         """Whether it sees the nodes so, in every backend."""
