@@ -24,6 +24,7 @@ GATEWAY = "127.0.0.3"
 CLIENT = "198.51.100.7"
 LINE = f"PROXY TCP4 {CLIENT} 192.0.2.1 4711 25\r\n".encode()
 BLOCK = v4(CLIENT, 4711)
+SECURE = v4(CLIENT, 4711, b"\x20\x00\x05\x01\x00\x00\x00\x00")  # the client spoke TLS with the balancer
 
 
 class Edge(NamedTuple):
@@ -154,9 +155,22 @@ def accepted(edge: Edge, recipient: str) -> dict[str, str]:
     return found[0]
 
 
+@pytest.mark.parametrize(
+    ("door", "header", "scheme"), [("http", BLOCK, "http"), ("http", SECURE, "https"), ("https", BLOCK, "https")]
+)
+def test_urls_begin_as_the_client_has_asked(edge: Edge, door: str, header: bytes, scheme: str) -> None:
+    login = base64.b64encode(f"api:{edge.key}".encode())
+    with dial(edge.ports[door], header, tls=door == "https") as connection:
+        connection.sendall(
+            b"GET /v3/ours.test/events HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\nAuthorization: Basic %b\r\n\r\n"
+            % login
+        )
+        answer = read_all(connection)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["paging"]["next"].startswith(f"{scheme}://api.test/v3/")
+
+
 def test_tls_ended_at_the_balancer_counts_as_tls(edge: Edge) -> None:
-    secure = v4(CLIENT, 4711, b"\x20\x00\x05\x01\x00\x00\x00\x00")
-    for header, offers in ((BLOCK, b"STARTTLS"), (secure, b"AUTH PLAIN")):
+    for header, offers in ((BLOCK, b"STARTTLS"), (SECURE, b"AUTH PLAIN")):
         with dial(edge.ports["smtp"], header) as session:
             hear(session, b"220 ")
             session.sendall(b"EHLO c.test\r\n")
