@@ -1,6 +1,6 @@
 """The driver, behind one module: statements go in, rows or one of our own errors come out.
 
-Why acsylla: docs/decisions/0001.
+Why acsylla, and what the driver forgets: docs/decisions/0012-cassandra-driver.md.
 
 Errors. For a write ``StoreBusy`` says that nothing was stored: it was not sent, or the one coordinator that had it
 refused it. All else is ``StoreInDoubt``. Statements that may be repeated (``idempotent``) are sent to a second and
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ AGREED_POLL_S: Final = 0.1  # seconds between two looks whether all nodes have t
 ASK_S_MAX: Final = 5.0  # seconds for such a look
 CLOSE_S_MAX: Final = 10.0  # seconds for what is under way when the session is closed; requests have 2 s or so
 GUARD_S: Final = 0.1  # seconds past a request's deadline after which the driver has forgotten it
+OVERDUE: Final = math.inf  # the deadline of a request that was given up
 OPEN_S_MAX: Final = 10.0  # seconds until the first connection stands
 
 PROBE: Final = "SELECT key FROM system.local WHERE key = 'local'"
@@ -114,7 +116,11 @@ class Session:
         self._closed = False
         self._probes = 0
         self.circuit = Circuit(self._answers, clock)
-        self._watch = asyncio.get_running_loop().create_task(self.circuit.watch() if settings.probe else _nothing())
+        self._deadlines: dict[asyncio.Task[Any], float] = {}
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._sweep())]
+        if settings.probe:
+            self._tasks.append(loop.create_task(self.circuit.watch()))
 
     @classmethod
     async def open(cls, settings: CassandraSettings, clock: Clock) -> Session:
@@ -291,9 +297,9 @@ class Session:
                 while self.circuit.under_way:
                     self._ended.clear()
                     await self._ended.wait()
-        self._watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watch
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S_MAX):  # what the driver has forgotten it waits for all the same
                 await self._session.close()
@@ -319,8 +325,7 @@ class Session:
         left_s = await self._place(timeout_s)
         self.circuit.began()
         try:
-            async with asyncio.timeout(left_s + GUARD_S):
-                result = await request(left_s)
+            result = await self._answer(request, left_s)
         except (ValueError, TypeError, OverflowError) as error:  # values that are no good
             self.circuit.abandoned()
             raise QueryRefused(str(error)) from error
@@ -341,6 +346,34 @@ class Session:
         finally:
             self._places.release()
             self._ended.set()
+
+    async def _answer(self, request: Callable[[float], Awaitable[Any]], left_s: float) -> Any:
+        """Wait for a request; TimeoutError once the driver must have forgotten it.
+
+        As ``asyncio.timeout`` does it, which costs as much as all else here: one sweep for all, not a timer for each.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        self._deadlines[task] = self._clock.monotonic() + left_s + GUARD_S
+        try:
+            return await request(left_s)
+        except asyncio.CancelledError as error:
+            if self._deadlines[task] == OVERDUE and task.uncancel() <= cancelling:
+                raise TimeoutError from error
+            raise
+        finally:
+            del self._deadlines[task]
+
+    async def _sweep(self) -> None:
+        """Wake those whose deadline is over; runs until it is cancelled."""
+        while True:
+            await self._clock.sleep(GUARD_S)
+            now = self._clock.monotonic()
+            for task, deadline in self._deadlines.items():
+                if deadline < now:
+                    self._deadlines[task] = OVERDUE
+                    task.cancel()
 
     async def _place(self, timeout_s: float) -> float:
         """Take one of the places of requests under way; the seconds that are left then."""
@@ -416,10 +449,6 @@ _NOTHING_STORED: Final = (
     errors.CassErrorLibMessageEncode,
 )
 """A request that was sent to one node at most, and ended so, stored nothing: it was refused, or never left."""
-
-
-async def _nothing() -> None:
-    """Nothing is watched."""
 
 
 def _reads(cql: str) -> bool:
