@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -78,3 +80,10 @@ def test_a_node_that_stops_hands_its_queue_over_and_both_know_the_same_accounts(
         assert first.post("ours.test", key, "first@dest.test") == 200
         assert first.stop() == 0
         until(lambda: set(receiver.by_recipient) == {"first@dest.test", "second@dest.test"}, "all are delivered", 40.0)
+
+
+def test_a_node_does_not_start_on_a_schema_that_it_cannot_work_with(tmp_path: Path, store: str) -> None:
+    with serving(tmp_path, workers=1, start=False, more=store) as (node, _):
+        command = [sys.executable, "-m", "pigeonry", "serve", "--config", str(node.config)]
+        absent = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (absent.returncode, "pigeonry migrate" in absent.stderr) == (3, True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from pigeonry.app.config import ConfigInvalid
 from pigeonry.app.engine import Engine
+from pigeonry.domain.errors import StoreBusy
+from pigeonry.net.environment import BootClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from pigeonry.stores.cassandra.schema import Keyspaces
     from pigeonry.stores.cassandra.session import Session
 
-__all__ = ["clustered", "keyspaces_of", "open_session", "shared_documents"]
+__all__ = ["check_schema", "clustered", "keyspaces_of", "open_session", "shared_documents"]
 
 DAY_S: Final = 86_400.0  # seconds of a day
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")  # the same for all processes whose monotonic clock is one
@@ -49,10 +51,14 @@ async def shared_documents(
 async def _leases(settings: Settings, clock: Clock) -> Session:
     """A session with the lease keyspace, whose schema this release can work with."""
     section = settings.cassandra
-    session = await open_session(section, clock, keyspace=section.lease_keyspace)
     try:
-        from pigeonry.stores.cassandra.schema import check
+        session = await open_session(section, clock, keyspace=section.lease_keyspace)
+    except StoreBusy:
+        await check_schema(settings)  # says so when there is no such keyspace
+        raise
+    from pigeonry.stores.cassandra.schema import check
 
+    try:
         await check(session, keyspaces_of(section))
     except BaseException:
         await session.close()
@@ -68,6 +74,23 @@ def _documents(
     keyspace = settings.cassandra.lease_keyspace
     identity = CassandraDocuments(leases, keyspace=keyspace, name="identity", clock=clock, dice=dice, ids=ids)
     return identity, CassandraDocuments(leases, keyspace=keyspace, name="directory", clock=clock, dice=dice, ids=ids)
+
+
+async def check_schema(settings: Settings) -> None:
+    """See, before any worker is started, that this release can work with what is there.
+
+    Raises:
+        ConfigInvalid: The store of the cluster is not described.
+        SchemaUnusable, NewerFormat: It cannot.
+        StoreBusy: The store does not answer.
+    """
+    from pigeonry.stores.cassandra.schema import check
+
+    session = await open_session(settings.cassandra, BootClock())
+    try:
+        await check(session, keyspaces_of(settings.cassandra))
+    finally:
+        await session.close()
 
 
 async def clustered(
@@ -110,7 +133,7 @@ async def clustered(
         location=who.me.location,
         address=who.me.address,
         ttl_s=limits.lease_s,
-        clock=clock,
+        clock=BootClock(),
         ids=ids,
     )
     store = CassandraStore(
@@ -128,9 +151,9 @@ async def clustered(
         identity=identity,
         directory=directory,
         coordinator=CassandraCoordinator(
-            leases, keyspace=section.lease_keyspace, machine=BOOT_ID.read_text().strip(), clock=clock, ids=ids
+            leases, keyspace=section.lease_keyspace, machine=BOOT_ID.read_text().strip(), clock=BootClock(), ids=ids
         ),
-        quota=CassandraQuota(leases, keyspace=section.lease_keyspace, clock=clock, ids=ids),
+        quota=CassandraQuota(leases, keyspace=section.lease_keyspace, clock=BootClock(), ids=ids),
         ownership=CassandraOwnership(membership, store.shares, clock=clock, fresh_s=OWNERS_S),
         last=(session.close, leases.close),
     )

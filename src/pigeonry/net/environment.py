@@ -8,7 +8,7 @@ import random
 import time
 from typing import Final
 
-__all__ = ["SystemClock", "SystemDice", "SystemIds"]
+__all__ = ["BootClock", "SystemClock", "SystemDice", "SystemIds"]
 
 POOL_OCTETS: Final = 4_096  # one system call for some 200 ids; asking for 20 octets each time costs five times more
 
@@ -29,6 +29,22 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Return after at least so many seconds."""
         await asyncio.sleep(max(0.0, seconds))
+
+
+class BootClock(SystemClock):
+    """The same, but that its monotonic time goes on while the machine is suspended: for leases.
+
+    A machine that slept must know that its leases ran out meanwhile. Not on the scale of the event loop.
+    """
+
+    __slots__ = ()
+
+    def monotonic(self) -> float:
+        """Seconds since the machine was started, those with it that it was suspended."""
+        return time.clock_gettime(_BOOT_TIME)
+
+
+_BOOT_TIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has it; others count on
 
 
 class SystemDice:

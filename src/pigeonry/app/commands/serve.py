@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
 from pigeonry import __version__
 from pigeonry.app.config import default_data, load, sealing_key_path
 from pigeonry.app.output import ConfigFile
+from pigeonry.domain.errors import StoreBusy
 
 __all__ = ["serve"]
 
@@ -31,6 +33,11 @@ def serve(*, config: ConfigFile = None) -> int:
     prepare(data, seal_key)
     lock = claim(data)
     logger = log.configure(level=settings.log.level, form=settings.log.format)
+    if settings.store.engine == "cassandra":
+        from pigeonry.app.cluster_store import check_schema
+
+        with contextlib.suppress(StoreBusy):  # workers wait for it
+            asyncio.run(check_schema(settings))
     logger.info("starting", version=__version__, config=config, data=data)
     supervisor = Supervisor(
         settings,
