@@ -119,6 +119,7 @@ async def clustered(
     from pigeonry.stores.cassandra.ownership import CassandraOwnership
     from pigeonry.stores.cassandra.queue_store import CassandraStore
     from pigeonry.stores.cassandra.quota import CassandraQuota
+    from pigeonry.stores.cassandra.session import Consistency
 
     section = settings.cassandra
     identity, directory = _documents(settings, leases, clock=clock, dice=dice, ids=ids)
@@ -144,6 +145,7 @@ async def clustered(
         shards=settings.node.shards,
         homes=tuple(section.replication) if len(section.replication) > 1 else (),
         limits=limits,
+        writes=Consistency.EACH_QUORUM if section.durability == "remote-ack" else Consistency.LOCAL_QUORUM,
         taken=taken,
     )
     return Engine(

@@ -384,6 +384,14 @@ class CassandraSettings(Section, frozen=True):
             "out: as `replication`."
         ),
     ] = msgspec.field(default_factory=dict)
+    durability: Annotated[
+        Literal["local", "remote-ack"],
+        Meta(
+            description="When a message is acknowledged. `local`: on a quorum of this location; when a whole location "
+            "is lost, its last moments come back with it: late, or never if it never returns. `remote-ack`: on a "
+            "quorum of each location; nothing acknowledged is lost with one, and nothing is accepted while one is away."
+        ),
+    ] = "local"
     username: Annotated[str, Meta(max_length=255, description="Who we are to Cassandra. Left out: no login.")] = ""
     password_file: Annotated[str, Meta(description="File with the password, on one line.")] = ""
     tls_ca: Annotated[

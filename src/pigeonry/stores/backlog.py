@@ -87,6 +87,11 @@ class Backlog:
         self._waiting.appendleft(item)
         self._wake.set()
 
+    def last(self, item: Handed) -> None:
+        """One of the store's own, behind all who wait."""
+        self._waiting.append(item)
+        self._wake.set()
+
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
         reason = self._closed() or self._full()

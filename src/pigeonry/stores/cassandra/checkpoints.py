@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pigeonry.domain.message import Pending
+from pigeonry.stores.cassandra.session import Consistency
 
 if TYPE_CHECKING:
     from pigeonry.stores.cassandra.session import Session
@@ -52,7 +53,7 @@ class Head(msgspec.Struct, frozen=True):
         seq: Of the first event that is to be folded over it.
         parts: How many there are.
         voided: First serial -> day.
-        carried: As ``Shard.carried``.
+        carried, late: As in ``Shard``.
     """
 
     epoch: int
@@ -61,6 +62,7 @@ class Head(msgspec.Struct, frozen=True):
     parts: int
     voided: dict[int, int]
     carried: int = 0
+    late: dict[int, int] = {}
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -70,6 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     seq: int
     voided: dict[int, int]
     carried: int
+    late: dict[int, int]
     serials: list[int]
 
 
@@ -79,10 +82,12 @@ class Chain(msgspec.Struct, frozen=True):
     Args:
         base: The checkpoint; None when there was none.
         folded: What was folded over it, in order.
+        late: As in ``Shard``.
     """
 
     base: Head | None
     folded: tuple[Folded, ...]
+    late: dict[int, int] = {}
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
@@ -106,16 +111,36 @@ class Checkpoints:
     Args:
         kept_s: How long one can be read; a shard writes the next one long before.
         timeout_s: For one request.
+        reads: As in ``Journal``.
     """
 
-    def __init__(self, session: Session, *, kept_s: float, timeout_s: float) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        kept_s: float,
+        timeout_s: float,
+        reads: Consistency = Consistency.LOCAL_QUORUM,
+    ) -> None:
         self._session = session
         self._ttl = int(kept_s)
         self._timeout_s = timeout_s
+        self._reads = reads
+
+    def read_at(self, reads: Consistency) -> Checkpoints:
+        """The same, read at another consistency."""
+        return Checkpoints(self._session, kept_s=self._ttl, timeout_s=self._timeout_s, reads=reads)
 
     def begin(self, shard: Shard) -> Snapshot:
         """Where a checkpoint begins: called when nothing is judged that is not durable."""
-        return Snapshot(shard.group_next, shard.seq_next, dict(shard.voided), shard.carried, shard.waiting.serials())
+        return Snapshot(
+            shard.group_next,
+            shard.seq_next,
+            dict(shard.voided),
+            shard.carried,
+            dict(shard.late),
+            shard.waiting.serials(),
+        )
 
     async def write_parts(self, shard: Shard, snapshot: Snapshot) -> Head:
         """Write what waits. The shard goes on meanwhile.
@@ -134,7 +159,7 @@ class Checkpoints:
             values = (shard.number, shard.epoch, number, parts, octets, self._ttl)
             await self._session.execute(_PART, values, timeout_s=self._timeout_s)
             parts += 1
-        return Head(shard.epoch, number, snapshot.seq, parts, snapshot.voided, snapshot.carried)
+        return Head(shard.epoch, number, snapshot.seq, parts, snapshot.voided, snapshot.carried, snapshot.late)
 
     async def write_head(self, shard: int, head: Head) -> None:
         """Make a checkpoint count.
@@ -164,11 +189,15 @@ class Checkpoints:
             StoreBusy: It cannot be read.
         """
         rows = await self._session.execute(
-            _HEAD_READ, (shard.number, shard.epoch, HEADS_LOOKED_AT), timeout_s=self._timeout_s
+            _HEAD_READ,
+            (shard.number, shard.epoch, HEADS_LOOKED_AT),
+            timeout_s=self._timeout_s,
+            consistency=self._reads,
         )
         for epoch, number, octets in rows:
             chain = _decode_chain(octets) if number == _CHAIN else Chain(_decode_head(octets), ())
             if chain.base is None or await self._fill(shard, chain.base):
+                shard.late.update(chain.late)
                 return chain, epoch
         return Chain(None, ()), 0
 
@@ -179,7 +208,10 @@ class Checkpoints:
             rows = await asyncio.gather(
                 *(
                     self._session.execute(
-                        _PART_READ, (shard.number, head.epoch, head.number, part), timeout_s=self._timeout_s
+                        _PART_READ,
+                        (shard.number, head.epoch, head.number, part),
+                        timeout_s=self._timeout_s,
+                        consistency=self._reads,
                     )
                     for part in range(first, min(first + PARTS_AT_ONCE, head.parts))
                 )
@@ -193,4 +225,5 @@ class Checkpoints:
             shard.dots.update(part.dots)
         shard.voided.update(head.voided)
         shard.seq_next, shard.carried = head.seq, head.carried
+        shard.late.update(head.late)
         return True

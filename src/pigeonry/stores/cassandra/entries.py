@@ -9,11 +9,11 @@ release before reads what this one writes.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
-__all__ = ["Accepted", "Dotted", "Entry", "Noted", "Settled", "Voided", "decode", "encode"]
+__all__ = ["Accepted", "Adopted", "Dotted", "Entry", "Noted", "Settled", "Voided", "decode", "encode"]
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
@@ -84,7 +84,21 @@ class Noted(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     event: bytes
 
 
-Entry = Accepted | Dotted | Settled | Voided | Noted
+class Adopted(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """Groups of a closed epoch that appeared late were copied: their entries follow in this group.
+
+    Args:
+        epoch: Which.
+        next: The number after the last one that was copied; ``COMPLETE`` when no more will come.
+    """
+
+    COMPLETE: ClassVar[int] = -1
+
+    epoch: int
+    next: int
+
+
+Entry = Accepted | Dotted | Settled | Voided | Noted | Adopted
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[Entry])

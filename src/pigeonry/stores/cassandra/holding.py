@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 from pigeonry.domain.errors import Conflict, Fault
 from pigeonry.domain.message import MessageKey
 from pigeonry.stores.cassandra.carrier import carry, round_of
+from pigeonry.stores.cassandra.late import look
 from pigeonry.stores.cassandra.served import Served
+from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.takeover import take_over
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pigeonry.stores.cassandra.messages import Messages
     from pigeonry.stores.cassandra.records import Records
     from pigeonry.stores.cassandra.shares import ShardRow, Shares
+    from pigeonry.stores.cassandra.takeover import Takeover
     from pigeonry.stores.cassandra.writer import GroupWriter
 
 __all__ = ["Holding"]
@@ -111,6 +114,7 @@ class Holding:
             group.create_task(self._rounds())
             group.create_task(self._write_checkpoints())
             group.create_task(self._carry())
+            group.create_task(self._look_for_late())
 
     async def release_all(self) -> None:
         """Give every shard back; called inside a turn of the writer."""
@@ -198,17 +202,7 @@ class Holding:
         epoch = await self._shares.take(row)
         if epoch is None:
             return None
-        now = self._clock.now()
-        found = await take_over(
-            row.number,
-            epoch=epoch,
-            journal=self._journal,
-            checkpoints=self._checkpoints,
-            records=self._records,
-            voids=self.voids,
-            hold_back_until=now + self._limits.in_doubt_delay_s,
-            now=now,
-        )
+        found = await self._read(row, epoch)
         served = Served(found.shard, found.buckets, now=self._clock.monotonic())
         for end in found.ends:
             self._writer.follow_end(row.number, end)
@@ -219,6 +213,33 @@ class Holding:
         for void in found.voids:
             self._writer.void(MessageKey(row.number, void.day, void.serial), void.recipients)
         return found.report
+
+    async def _read(self, row: ShardRow, epoch: int) -> Takeover:
+        """Read a shard. What another location wrote is asked there too, and is taken without it when it is not there.
+
+        Raises:
+            Fault: It cannot be read now.
+        """
+        if row.location in ("", self._membership.location):
+            return await self._read_at(Consistency.LOCAL_QUORUM, row, epoch, complete=True)
+        try:
+            return await self._read_at(Consistency.EACH_QUORUM, row, epoch, complete=True)
+        except Fault:
+            return await self._read_at(Consistency.LOCAL_QUORUM, row, epoch, complete=False)
+
+    async def _read_at(self, reads: Consistency, row: ShardRow, epoch: int, *, complete: bool) -> Takeover:
+        now = self._clock.now()
+        return await take_over(
+            row.number,
+            epoch=epoch,
+            journal=self._journal.read_at(reads),
+            checkpoints=self._checkpoints.read_at(reads),
+            records=self._records,
+            voids=self.voids,
+            hold_back_until=now + self._limits.in_doubt_delay_s,
+            now=now,
+            complete=complete,
+        )
 
     def _choose(self) -> None:
         if self.accepting not in self._served:
@@ -263,6 +284,17 @@ class Holding:
                 wanted |= served.events_since > 0 and age >= limits.checkpoint_s
                 if wanted or age >= limits.checkpoint_again_s:
                     await self._checkpoint(served)
+
+    async def _look_for_late(self) -> None:
+        limits = self._limits
+        while True:
+            await self._clock.sleep(limits.late_look_s)
+            for number in sorted(self._served):
+                served = self._served.get(number)
+                if served is not None and served.shard.late:
+                    with contextlib.suppress(Fault):  # again in the next look
+                        for copies in await look(served.shard, self._journal, self._messages):
+                            await self._writer.adopt(copies, deadline=self._clock.monotonic() + limits.late_look_s)
 
     async def _carry(self) -> None:
         kept_s = self._limits.retention_s

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pigeonry.stores.cassandra import entries
+from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.tables import GROUPS_A_BUCKET
 
 if TYPE_CHECKING:
@@ -87,12 +88,28 @@ class Journal:
     Args:
         kept_s: How long a group can be read.
         timeout_s: For one request.
+        writes: When a group is durable: at a quorum of this location, or of each.
+        reads: How many replicas are asked: more than those of this location for what another one wrote.
     """
 
-    def __init__(self, session: Session, *, kept_s: float, timeout_s: float) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        kept_s: float,
+        timeout_s: float,
+        writes: Consistency = Consistency.LOCAL_QUORUM,
+        reads: Consistency = Consistency.LOCAL_QUORUM,
+    ) -> None:
         self._session = session
         self._ttl = int(kept_s)
         self._timeout_s = timeout_s
+        self._writes = writes
+        self._reads = reads
+
+    def read_at(self, reads: Consistency) -> Journal:
+        """The same, read at another consistency."""
+        return Journal(self._session, kept_s=self._ttl, timeout_s=self._timeout_s, writes=self._writes, reads=reads)
 
     async def append(self, shard: int, epoch: int, number: int, seq: int, octets: bytes) -> None:
         """Write a group, and before its acknowledgement its bucket when it is the first in it.
@@ -101,18 +118,19 @@ class Journal:
             StoreBusy, StoreInDoubt: Not confirmed: write it again.
         """
         bucket = number // GROUPS_A_BUCKET
-        row = self._session.execute(
-            _APPEND, (shard, epoch, bucket, number, seq, octets, self._ttl), timeout_s=self._timeout_s
-        )
+        values = (shard, epoch, bucket, number, seq, octets, self._ttl)
+        row = self._session.execute(_APPEND, values, timeout_s=self._timeout_s, consistency=self._writes)
         if number % GROUPS_A_BUCKET:
             await row
             return
-        opening = self._session.execute(_OPEN, (shard, epoch, bucket, seq, self._ttl), timeout_s=self._timeout_s)
+        opening = self._session.execute(
+            _OPEN, (shard, epoch, bucket, seq, self._ttl), timeout_s=self._timeout_s, consistency=self._writes
+        )
         await asyncio.gather(row, opening)
 
     async def buckets(self, shard: int) -> Buckets:
         """All that are kept."""
-        rows = await self._session.execute(_BUCKETS, (shard,), timeout_s=self._timeout_s)
+        rows = await self._session.execute(_BUCKETS, (shard,), timeout_s=self._timeout_s, consistency=self._reads)
         return Buckets([Place(seq, epoch, bucket) for epoch, bucket, seq in rows])
 
     async def groups(self, shard: int, epoch: int, *, number: int) -> AsyncIterator[Row]:
@@ -131,7 +149,11 @@ class Journal:
     async def bucket(self, shard: int, epoch: int, bucket: int, *, number: int) -> AsyncIterator[Row]:
         """The groups that there are in one bucket, from a number on."""
         pages = self._session.pages(
-            _READ, (shard, epoch, bucket, number), timeout_s=self._timeout_s, page_rows=PAGE_ROWS
+            _READ,
+            (shard, epoch, bucket, number),
+            timeout_s=self._timeout_s,
+            page_rows=PAGE_ROWS,
+            consistency=self._reads,
         )
         async for page in pages:
             for found, seq, octets in page:

@@ -28,6 +28,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         round_s: Seconds between two looks at which shards this worker should have.
         request_s: For one request to the store; a group's row is written again until its end is known.
         checkpoint_events: Events after which a shard writes a checkpoint: what a takeover has to read at most.
+        late_look_s: Seconds between two looks for groups that a lost location brings when it returns.
         checkpoint_s: Seconds after which a shard that changed writes one all the same.
         checkpoint_again_s: Seconds after which one that did not change writes one: long before the old one expires.
     """
@@ -46,5 +47,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     round_s: float = 1.0
     request_s: float = 1.5
     checkpoint_events: int = 20_000
+    late_look_s: float = 5.0
     checkpoint_s: float = 300.0
     checkpoint_again_s: float = 6 * 3600.0

@@ -22,6 +22,7 @@ from pigeonry.domain.message import (
     RecipientState,
     RecipientView,
 )
+from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.tables import PART_META, PART_VOID
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ _ROWS: Final = "SELECT part, meta, octets FROM message WHERE shard = ? AND seria
 _END: Final = "INSERT INTO outcome(shard, serial, recipient, octets) VALUES (?,?,?,?) USING TTL ?"
 _ENDS: Final = "SELECT recipient, octets FROM outcome WHERE shard = ? AND serial = ?"
 _END_ONE: Final = "SELECT recipient, octets FROM outcome WHERE shard = ? AND serial = ? AND recipient = ?"
+
+_READS: Final = frozenset({_FIND, _BODY, _ENDS, _END_ONE})
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -76,13 +79,29 @@ class Messages:
 
     Args:
         kept_s: How long a message can be read after it was written.
+        writes: When a message is durable: at a quorum of this location, or of each.
+        reads: How many replicas are asked.
         timeout_s: For one request.
     """
 
-    def __init__(self, session: Session, *, kept_s: float, timeout_s: float) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        kept_s: float,
+        timeout_s: float,
+        writes: Consistency = Consistency.LOCAL_QUORUM,
+        reads: Consistency = Consistency.LOCAL_QUORUM,
+    ) -> None:
         self._session = session
         self._ttl = int(kept_s)
         self._timeout_s = timeout_s
+        self._writes = writes
+        self._reads = reads
+
+    def read_at(self, reads: Consistency) -> Messages:
+        """The same, read at another consistency."""
+        return Messages(self._session, kept_s=self._ttl, timeout_s=self._timeout_s, writes=self._writes, reads=reads)
 
     async def keep(self, accept: Accept) -> None:
         """Write a message with its body; durable at its return.
@@ -159,7 +178,9 @@ class Messages:
             await self._carry_rows(stored.body.shard, stored.body.segment)
 
     async def _carry_rows(self, shard: int, serial: int) -> None:
-        pages = self._session.pages(_ROWS, (shard, serial), timeout_s=self._timeout_s, page_rows=PARTS_AT_ONCE)
+        pages = self._session.pages(
+            _ROWS, (shard, serial), timeout_s=self._timeout_s, page_rows=PARTS_AT_ONCE, consistency=self._reads
+        )
         async for page in pages:
             await asyncio.gather(
                 *(self._execute(_KEEP, (shard, serial, part, meta, octets, self._ttl)) for part, meta, octets in page)
@@ -194,7 +215,8 @@ class Messages:
         return b"".join(found)
 
     async def _execute(self, cql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        return await self._session.execute(cql, values, timeout_s=self._timeout_s)
+        consistency = self._writes if cql is _KEEP else self._reads if cql in _READS else Consistency.LOCAL_QUORUM
+        return await self._session.execute(cql, values, timeout_s=self._timeout_s, consistency=consistency)
 
 
 def _view(stored: Stored, index: int, end: _End | None) -> RecipientView:

@@ -34,6 +34,7 @@ from pigeonry.stores.cassandra.journal import Journal
 from pigeonry.stores.cassandra.limits import Limits
 from pigeonry.stores.cassandra.messages import Messages
 from pigeonry.stores.cassandra.records import Records
+from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.shard import Group
 from pigeonry.stores.cassandra.shares import Shares
 from pigeonry.stores.cassandra.spool import CassandraSpool
@@ -66,6 +67,7 @@ class CassandraStore:
         membership: This worker's.
         shards: How many a new cluster gets.
         homes: The locations that shards belong to; none when it makes no difference.
+        writes: When something is durable: at a quorum of this location, or of each.
         last_words: What ``last_words`` of the predecessor gave: messages to void before anything is served.
         taken: Told of each shard that is taken over later than at the opening, and of what was mended in it.
     """
@@ -80,6 +82,7 @@ class CassandraStore:
         shards: int = 16,
         homes: Sequence[str] = (),
         limits: Limits | None = None,
+        writes: Consistency = Consistency.LOCAL_QUORUM,
         last_words: bytes = b"",
         taken: Callable[[RecoveryReport], None] | None = None,
     ) -> None:
@@ -87,9 +90,9 @@ class CassandraStore:
         self._clock = clock
         self._membership = membership
         kept_s, request_s = limits.retention_s, limits.request_s
-        self._messages = Messages(session, kept_s=kept_s, timeout_s=request_s)
+        self._messages = Messages(session, kept_s=kept_s, timeout_s=request_s, writes=writes)
         self._records = Records(session, kept_s=RECORDS_S, timeout_s=request_s)
-        self._journal = Journal(session, kept_s=kept_s, timeout_s=request_s)
+        self._journal = Journal(session, kept_s=kept_s, timeout_s=request_s, writes=writes)
         self._behind = Behind(clock)
         self._served: dict[int, Served] = {}
         self._closed: str | None = None
@@ -262,6 +265,10 @@ class CassandraStore:
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
         return self._backlog.reason_to_shed()
+
+    def waiting(self) -> int:
+        """Recipients that are pending in the shards that this worker owns."""
+        return sum(len(served.shard.waiting) for served in self._served.values())
 
     # -- EventLog
 

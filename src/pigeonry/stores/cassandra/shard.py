@@ -25,7 +25,7 @@ from pigeonry.domain.message import (
     Transition,
     Void,
 )
-from pigeonry.stores.cassandra.entries import Accepted, Dotted, Entry, Noted, Settled, Voided
+from pigeonry.stores.cassandra.entries import Accepted, Adopted, Dotted, Entry, Noted, Settled, Voided
 from pigeonry.stores.cassandra.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Shard:
             ``head`` stays.
         dots: Serial -> the attempt whose final dot may have left.
         voided: First serial -> day of messages that were never acknowledged.
+        late: Closed epoch -> number of the group from which on one may still appear, for want of a location that was
+            not there when the shard was taken over.
         carried: The round of carrying for which all that waits was carried.
     """
 
@@ -85,6 +87,7 @@ class Shard:
         self.hidden: dict[int, int] = {}
         self.dots: dict[int, int] = {}
         self.voided: dict[int, int] = {}
+        self.late: dict[int, int] = {}
         self.carried = 0
         self._count = 1
         self._recent: deque[Group] = deque()
@@ -116,6 +119,22 @@ class Shard:
                 self.hidden[entry.serial] = group.seq + group.accepted[entry.serial][0]
         return entry
 
+    def adopt(self, late: Iterable[Entry], group: Group) -> list[Entry]:
+        """Copy what a group of a closed epoch tells, which appeared late; the entries that are to be written.
+
+        What this owner did meanwhile stands: an end that came late counts only for who still waits.
+        """
+        copied: list[Entry] = []
+        for entry in late:
+            kind = type(entry)
+            if kind is Settled and entry.serial not in self.waiting:  # type: ignore[union-attr]
+                continue
+            if kind is Dotted or (kind is Accepted and entry.serial in self.waiting):  # type: ignore[union-attr]
+                continue
+            copied.append(entry)
+            self.fold(entry, group)
+        return copied
+
     def close(self, group: Group) -> None:
         """The group is complete: the next one follows it."""
         self.group_next = group.number + 1
@@ -135,6 +154,8 @@ class Shard:
                 self.dots[entry.serial] = entry.attempt  # type: ignore[union-attr]
         elif kind is Voided:
             self._voided(entry, group)  # type: ignore[arg-type]
+        elif kind is Adopted:
+            self._adopted(entry)  # type: ignore[arg-type]
         else:
             group.events.append(entry.event)  # type: ignore[union-attr]
 
@@ -297,6 +318,12 @@ class Shard:
             self.waiting.remove(entry.serial)
         if self.dots.get(entry.serial, entry.attempts + 1) <= entry.attempts or entry.state != _PENDING:
             self.dots.pop(entry.serial, None)
+
+    def _adopted(self, entry: Adopted) -> None:
+        if entry.next == Adopted.COMPLETE:
+            self.late.pop(entry.epoch, None)
+        else:
+            self.late[entry.epoch] = entry.next
 
     def _voided(self, entry: Voided, group: Group) -> None:
         self.voided[entry.serial] = entry.day

@@ -54,6 +54,7 @@ async def take_over(
     voids: Sequence[MessageKey],
     hold_back_until: float,
     now: float,
+    complete: bool = True,
 ) -> Takeover:
     """Read a shard whose epoch is this owner's from now on.
 
@@ -61,6 +62,8 @@ async def take_over(
         voids: Messages of any shard whose fate a predecessor could not settle.
         hold_back_until: When what may have been delivered is tried again at the earliest, seconds since the Unix epoch.
         now: Likewise.
+        complete: Whether what is read overlaps with all that was acknowledged. If not, because a location is not there,
+            groups may appear late.
 
     Raises:
         StoreBusy: It cannot be read now.
@@ -75,7 +78,10 @@ async def take_over(
     for old in range(newest, epoch):
         start = base.number if base is not None and old == base.epoch else 0
         folded.append(Folded(old, start, await _fold_epoch(read, journal, old, start=start)))
-    await checkpoints.write_chain(number, epoch, Chain(base, tuple(each for each in folded if each.end > each.start)))
+    if not complete:
+        shard.late.update({each.epoch: each.end for each in folded})
+    done = tuple(each for each in folded if each.end > each.start)
+    await checkpoints.write_chain(number, epoch, Chain(base, done, dict(shard.late)))
     accepted, scopes, ends = read.accepted, read.scopes, read.ends
     shard.seq_durable = shard.seq_next - 1
     for scope in scopes.values():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pigeonry.domain.errors import Fault, ShardMoved, StoreBusy, StoreInDoubt
-from pigeonry.domain.message import Accept, Void
+from pigeonry.domain.message import Accept, Note, Void
 from pigeonry.stores.cassandra import entries
 from pigeonry.stores.cassandra.entries import Settled, Voided
 from pigeonry.stores.cassandra.journal import Place
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pigeonry.stores.cassandra.behind import Behind
     from pigeonry.stores.cassandra.entries import Entry
     from pigeonry.stores.cassandra.journal import Journal
+    from pigeonry.stores.cassandra.late import Copies
     from pigeonry.stores.cassandra.limits import Limits
     from pigeonry.stores.cassandra.membership import Membership
     from pigeonry.stores.cassandra.messages import Messages
@@ -48,6 +49,16 @@ class _OwnVoid(Handed):
     """Of a message that was stored and that nobody waits for any more."""
 
     __slots__ = ()
+
+
+class _Adoption(Handed):
+    """Of a group that appeared late."""
+
+    __slots__ = ("copies",)
+
+    def __init__(self, copies: Copies, *, deadline: float) -> None:
+        super().__init__(Note(b""), deadline=deadline)
+        self.copies = copies
 
 
 class _Part(msgspec.Struct):
@@ -139,6 +150,16 @@ class GroupWriter:
         self.in_doubt.append(key)
         self._backlog.first(_OwnVoid(Void(key, recipients), deadline=float("inf")))
 
+    async def adopt(self, copies: Copies, *, deadline: float) -> None:
+        """Copy a group that appeared late into the journal.
+
+        Raises:
+            StoreBusy, StoreInDoubt: It may not be: it is found again.
+        """
+        item = _Adoption(copies, deadline=deadline)
+        self._backlog.last(item)
+        await item
+
     # -- first: what nothing names yet
 
     async def _keep(self, batch: Sequence[Handed]) -> None:
@@ -170,13 +191,17 @@ class GroupWriter:
             if item.ended:
                 self._unname(item.transition)
                 continue
-            served = self._served.get(self._place(item.transition))
+            served = self._served.get(self._place(item))
             if served is None:
                 item.end(ShardMoved("The message's shard is not served here.", retry_after_s=1.0))
                 continue
             part = parts.get(served.shard.number)
             if part is None:
                 part = parts[served.shard.number] = _Part(served, served.shard.begin())
+            if type(item) is _Adoption:
+                part.entries += served.shard.adopt(item.copies.entries, part.group)
+                part.items.append(item)
+                continue
             try:
                 entry = served.shard.judge(item.transition, part.group)
             except StoreBusy as error:
@@ -197,7 +222,10 @@ class GroupWriter:
             scope = b"" if record is None else record.scope
             self.follow_void(key.shard, Voided(key.serial, len(transition.recipients), key.day, scope))
 
-    def _place(self, transition: Transition) -> int:
+    def _place(self, item: Handed) -> int:
+        if type(item) is _Adoption:
+            return item.copies.shard
+        transition = item.transition
         kind = type(transition)
         if kind is Accept:
             return transition.message.key.shard  # type: ignore[union-attr]
