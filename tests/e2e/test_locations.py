@@ -96,6 +96,7 @@ async def test_a_location_that_dies_is_taken_over_and_brings_what_it_had_when_it
         assert "late@y.test" not in [each.address for each in await due(second)]
         await second.commit(accept(there, second, "new@y.test"), deadline=there.clock.monotonic() + 10.0)
         await cluster.nodes[0].start()
+        await cluster.formed()
         await holds(lambda: second.waiting() == 3)
         assert sorted(each.address for each in await due(second)) == ["known@y.test", "late@y.test", "new@y.test"]
         assert await second.body(late.message.key) == b"the body"
