@@ -7,14 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
+from pigeonry.app import exits
 from pigeonry.testing.cassandra import Cluster
-from support.process import until
+from support.clusters import certificates
+from support.process import free_port, until
 from support.serving import Receiver, Serving, serving
 
 STORE = """
@@ -26,6 +30,13 @@ local_datacenter = "dc1"
 keyspace = "{name}"
 lease_keyspace = "{name}_lease"
 replication = {{ dc1 = 1 }}
+"""
+COMMANDS = """
+[cluster]
+listen = ["127.0.0.1:{port}"]
+ca = "{certs}/ca.crt"
+cert = "{certs}/{name}.crt"
+key = "{certs}/{name}.key"
 """
 _numbers = itertools.count(1)
 
@@ -43,14 +54,16 @@ def two(folder: Path, store: str, *, shut: bool = False) -> Iterator[tuple[Servi
     Args:
         shut: The first one's receiver takes nothing, so that what it accepts waits.
     """
+    certs = certificates(folder / "certs", "one", "two")
     with ExitStack() as stack:
         for name in ("one", "two"):
             (folder / name).mkdir()
+        more = {name: store + COMMANDS.format(port=free_port(), certs=certs, name=name) for name in ("one", "two")}
         first, receiver = stack.enter_context(
-            serving(folder / "one", workers=1, start=False, name="one", more=store, route=1 if shut else None)
+            serving(folder / "one", workers=1, start=False, name="one", more=more["one"], route=1 if shut else None)
         )
         second, _ = stack.enter_context(
-            serving(folder / "two", workers=1, start=False, name="two", more=store, route=receiver.port)
+            serving(folder / "two", workers=1, start=False, name="two", more=more["two"], route=receiver.port)
         )
         first.command("migrate")
         first.command("key", "list")  # makes the installation, and with it the seal key that all nodes have
@@ -87,3 +100,35 @@ def test_a_node_does_not_start_on_a_schema_that_it_cannot_work_with(tmp_path: Pa
         command = [sys.executable, "-m", "pigeonry", "serve", "--config", str(node.config)]
         absent = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (absent.returncode, "pigeonry migrate" in absent.stderr) == (3, True)
+
+
+def test_a_message_is_shown_and_changed_through_a_node_that_does_not_own_it_also_when_its_owner_dies(
+    tmp_path: Path, store: str
+) -> None:
+    with two(tmp_path, store) as (first, second, receiver):
+        key, later = first.key_for("ours.test"), {"o:deliverytime": formatdate(time.time() + 3600)}
+        for number in range(4):
+            recipient = f"r{number}@dest.test"
+            until(lambda to=recipient: first.post("ours.test", key, to, **later) == 200, "the key is known")
+        waiting = second.command("queue", "show")
+        assert waiting["unreachable"] == []
+        dropped, cancelled, hastened, lost = (row["key"] for row in waiting["items"])
+        assert second.command("queue", "drop", dropped)["done"] == 1
+        assert second.command("queue", "cancel", cancelled)["done"] == 1
+        assert second.command("queue", "retry", hastened)["done"] == 1
+        until(lambda: len(receiver.by_recipient) == 1, "the one that was hastened is delivered")
+        members = second.command("cluster", "status")["members"]
+        assert [(member["member"], member["problem"]) for member in members] == [("one/0", ""), ("two/0", "")]
+
+        os.killpg(first.daemon.process.pid, signal.SIGKILL)
+        assert ended(second, lost) == exits.UNREACHABLE
+        until(lambda: ended(second, lost) == exits.OK, "the survivor owns it and ends it", 40.0)
+        assert second.command("queue", "show")["items"] == []
+
+
+def ended(node: Serving, key: str) -> int:
+    """Drop a message; the exit status, which is never that of one that is not there."""
+    command = [sys.executable, "-m", "pigeonry", "queue", "drop", key, "--config", str(node.config)]
+    status = subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+    assert status in (exits.OK, exits.UNREACHABLE)
+    return status
