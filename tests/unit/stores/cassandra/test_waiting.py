@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,11 +22,10 @@ def pending(serial: int, due: float) -> Pending:
 
 @given(STEPS, DUE, st.integers(0, 13), DUE)
 def test_a_page_is_all_beyond_the_mark_up_to_the_time_in_order(steps, after_due, after_serial, until):
-    waiting, model = Waiting(), dict[int, float]()
+    waiting, model = Waiting(objects_max=3), dict[int, float]()
     for serial, due in steps:
         if due is None:
-            removed = waiting.remove(serial)
-            assert (removed is None) == (model.pop(serial, None) is None)
+            assert waiting.remove(serial) == (model.pop(serial, None) is not None)
         else:
             waiting.put(pending(serial, due))
             model[serial] = due
@@ -34,6 +34,7 @@ def test_a_page_is_all_beyond_the_mark_up_to_the_time_in_order(steps, after_due,
     wanted = sorted((due, serial) for serial, due in model.items() if due <= until)
     assert found == [each for each in wanted if each > (after_due, after_serial)]
     assert len(waiting) == len(model)
+    assert sorted(waiting.serials()) == sorted(model)
 
 
 def test_who_is_due_never_or_was_due_always_is_found_too():
@@ -42,3 +43,20 @@ def test_who_is_due_never_or_was_due_always_is_found_too():
         waiting.put(pending(serial, due))
     found = waiting.due(after=DueMark(-math.inf), until=math.inf, shard=3)
     assert [each.serial for each in found] == [2, 3, 1]
+
+
+@given(st.integers(0, 5), st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(("", "pool")))
+def test_one_that_is_kept_as_octets_comes_back_as_it_was(index, address, pool):
+    first = Pending(MessageKey(3, 20_001, 9 << 40), 9 << 40, 20_002, address, 5.5, "acct", "x.test", pool, 1e12)
+    again = msgspec.structs.replace(
+        first, serial=first.serial + index, attempts=7, first_attempt_at=1.25, in_doubt=True, tenant="other"
+    )
+    waiting = Waiting(objects_max=0)
+    for each in (first, again):
+        waiting.put(each)
+        assert waiting.get(each.serial) == each
+    waiting.remove(first.serial)
+    waiting.remove(again.serial)
+    waiting.put(again)
+    assert waiting.get(again.serial) == again
+    assert waiting.get(first.serial + 6) is None
