@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 START = DueMark(-math.inf)
 IN_DOUBT_DELAY_S = 60.0
+CLUSTER_LIMITS = ClusterLimits(in_doubt_delay_s=IN_DOUBT_DELAY_S, lease_s=1.0, round_s=0.1)
 NODES = ("memory", "sqlite", "sqlite-one-connection", "cassandra")
 
 
@@ -176,10 +177,18 @@ class SqliteMachine:
 
 
 class GatedSession:
-    """A session whose writes wait for a gate."""
+    """A session whose writes wait for a gate.
 
-    def __init__(self, session: Session, gate: asyncio.Event) -> None:
-        self._session, self._gate = session, gate
+    Args:
+        only: Those that have this text.
+
+    Attributes:
+        held: What waits or waited.
+    """
+
+    def __init__(self, session: Session, gate: asyncio.Event, *, only: str = "") -> None:
+        self._session, self._gate, self._only = session, gate, only
+        self.held: list[str] = []
         self.pages = session.pages
 
     async def conditional(self, cql: str, values: Sequence[object] = (), **more: Any) -> tuple[bool, dict[str, Any]]:
@@ -187,7 +196,9 @@ class GatedSession:
         return await self._session.conditional(cql, values, **more)
 
     async def execute(self, cql: str, values: Sequence[object] = (), **more: Any) -> list[tuple[Any, ...]]:
-        if not cql.lstrip().startswith("SELECT"):
+        if not cql.lstrip().startswith("SELECT") and self._only in cql:
+            if not self._gate.is_set():
+                self.held.append(cql)
             await self._gate.wait()
         return await self._session.execute(cql, values, **more)
 
@@ -206,7 +217,16 @@ class CassandraMachine:
         self._members: dict[Store, Membership] = {}
         self._opened = 0
 
-    async def open(self, *, slot: int = 0, slots: int = 1, past_leases: bool = False, past_gate: bool = False) -> Store:
+    async def open(
+        self,
+        *,
+        slot: int = 0,
+        slots: int = 1,
+        past_leases: bool = False,
+        past_gate: bool = False,
+        gated: str = "",
+        limits: ClusterLimits = CLUSTER_LIMITS,
+    ) -> Store:
         session = await self._keyspace.session()
         if not self._opened:
             await self._keyspace.empty(session)
@@ -223,12 +243,13 @@ class CassandraMachine:
             clock=clock,
             ids=SystemIds(),
         )
+        self.gated = GatedSession(session, self.gate, only=gated)
         store = CassandraStore(
-            session if past_gate else GatedSession(session, self.gate),  # type: ignore[arg-type]
+            session if past_gate else self.gated,  # type: ignore[arg-type]
             leases=leases,  # type: ignore[arg-type]
             membership=membership,
             clock=self.clock,
-            limits=ClusterLimits(in_doubt_delay_s=IN_DOUBT_DELAY_S, lease_s=1.0, round_s=0.1),
+            limits=limits,
         )
         await store.open()
         self._running[store] = asyncio.create_task(store.run()), session

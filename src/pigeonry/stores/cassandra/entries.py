@@ -69,13 +69,11 @@ class Voided(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
 
     Args:
         day: Days since the Unix epoch, of the message.
-        scope: Of its idempotency record, when it is known.
     """
 
     serial: int
     recipients: int
     day: int
-    scope: bytes = b""
 
 
 class Noted(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):

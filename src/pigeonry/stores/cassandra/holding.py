@@ -206,6 +206,8 @@ class Holding:
         served = Served(found.shard, found.buckets, now=self._clock.monotonic())
         for end in found.ends:
             self._writer.follow_end(row.number, end)
+        for mark in found.marks:
+            self._writer.follow_void(row.number, mark)
         if not await self._shares.serve(row.number, epoch=epoch):
             return None
         self._served[row.number] = served

@@ -38,6 +38,7 @@ PARTS_AT_ONCE: Final = 4  # rows of one body that are read or written at the sam
 
 _KEEP: Final = "INSERT INTO message(shard, serial, part, meta, octets) VALUES (?,?,?,?,?) USING TTL ?"
 _FIND: Final = "SELECT part, meta FROM message WHERE shard = ? AND serial = ? AND part < 0"
+_VOID: Final = "SELECT part FROM message WHERE shard = ? AND serial = ? AND part = ?"
 _BODY: Final = "SELECT octets FROM message WHERE shard = ? AND serial = ? AND part = ?"
 _ROWS: Final = "SELECT part, meta, octets FROM message WHERE shard = ? AND serial = ?"
 _END: Final = "INSERT INTO outcome(shard, serial, recipient, octets) VALUES (?,?,?,?) USING TTL ?"
@@ -141,6 +142,10 @@ class Messages:
     async def void(self, shard: int, serial: int) -> None:
         """Say that a message was never acknowledged."""
         await self._execute(_KEEP, (shard, serial, PART_VOID, None, None, self._ttl))
+
+    async def is_void(self, shard: int, serial: int) -> bool:
+        """Whether that is written of a message."""
+        return bool(await self._execute(_VOID, (shard, serial, PART_VOID)))
 
     async def find(self, key: MessageKey) -> Stored | None:
         """A message; None when there is none, or it was voided."""

@@ -33,7 +33,7 @@ from pigeonry.stores.cassandra.holding import Holding
 from pigeonry.stores.cassandra.journal import Journal
 from pigeonry.stores.cassandra.limits import Limits
 from pigeonry.stores.cassandra.messages import Messages
-from pigeonry.stores.cassandra.records import Records
+from pigeonry.stores.cassandra.records import FoundRecord, Records
 from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.shard import Group
 from pigeonry.stores.cassandra.shares import Shares
@@ -248,19 +248,16 @@ class CassandraStore:
         Raises:
             StoreBusy: Its message's owner ended in the middle, and nobody has taken the shard over yet.
         """
-        found = await self._records.find(scope)
-        if found is None or found.record.expires_at <= self._clock.now():
-            return None
-        served = self._served.get(found.shard)
-        if served is not None and found.serial in served.shard.voided:
-            return None
-        if found.confirmed:
-            return found.record
-        rows = await self.shares.read()
-        over = any(row.number == found.shard and row.epoch > found.epoch and row.serving for row in rows)
-        if over or (served is not None and found.epoch <= served.shard.epoch):
-            return None  # whoever wrote it has ended, or is told by this store that nothing was stored
-        raise StoreBusy("A request with this Idempotency-Key is being settled.", retry_after_s=1.0)
+        found = await self._records.find(scope, now=self._clock.now())
+        unconfirmed = [each for each in found if not each.confirmed]
+        if unconfirmed:
+            await self._decided(unconfirmed)
+            # Only what is read after that is certain: a new owner confirms before it serves.
+            found = await self._records.find(scope, now=self._clock.now())
+        for each in found:
+            if each.confirmed and not await self._is_void(each):
+                return each.record
+        return None
 
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
@@ -312,6 +309,31 @@ class CassandraStore:
         if len(self._behind) >= self._limits.behind_max:
             return "too many outcomes wait for the store"
         return None
+
+    async def _decided(self, records: Sequence[FoundRecord]) -> None:
+        """Return when it is known of each whether its message is durable: what is not confirmed now never will be.
+
+        Raises:
+            StoreBusy: It is not known yet.
+        """
+        rows = {row.number: row for row in await self.shares.read()}
+        for each in records:
+            served, row = self._served.get(each.shard), rows.get(each.shard)
+            if served is not None and each.epoch <= served.shard.epoch:
+                continue  # who waited for it was told by this store that nothing was stored, or has ended
+            if row is not None and row.serving and row.epoch > each.epoch:
+                continue
+            if not await self._is_void(each):
+                raise StoreBusy("A request with this Idempotency-Key is being settled.", retry_after_s=1.0)
+
+    async def _is_void(self, record: FoundRecord) -> bool:
+        shard, serial = record.shard, record.serial
+        if self._behind.get((shard, serial, "void")) is not None:
+            return True
+        served = self._served.get(shard)
+        if served is not None and serial in served.shard.voided:
+            return True
+        return await self._messages.is_void(shard, serial)
 
     def _may_be_seen(self, key: MessageKey) -> bool:
         """Not void, and not on its way to be, as far as its owner is asked."""

@@ -14,7 +14,7 @@ the journal, so that a takeover need not read all of it), ``bucket`` (which seq 
 ``member`` and ``shard`` are the ownership: in a keyspace of their own, changed by lightweight transactions only.
 
 All is time series by TTL and TimeWindowCompaction: whole files expire, nothing is deleted, nothing is compacted twice.
-Deletes there are two of: the record of a voided request, and the erasure of one person.
+There is one delete: the erasure of one person.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ QUEUE_TABLES: Final = (
         shard int, serial bigint, recipient int, octets blob,
         PRIMARY KEY((shard, serial), recipient)) WITH {_DAILY}""",
     f"""CREATE TABLE IF NOT EXISTS idempotency(
-        scope blob PRIMARY KEY, shard int, epoch int, serial bigint, octets blob, confirmed boolean) WITH {_DAILY}""",
+        scope blob, shard int, serial bigint, epoch int, octets blob, confirmed boolean,
+        PRIMARY KEY(scope, shard, serial)) WITH {_DAILY}""",
     f"""CREATE TABLE IF NOT EXISTS checkpoint(
         shard int, epoch int, number bigint, part int, octets blob,
         PRIMARY KEY((shard, epoch, number), part)) WITH {_HOURLY}""",

@@ -33,6 +33,7 @@ class Takeover(msgspec.Struct):
     Args:
         voids: Messages that a predecessor could not void before it ended.
         ends: Outcomes that may not be written yet.
+        marks: Messages that were voided, which may not be written yet.
         folded: How far each closed epoch was read: what appears behind that is late.
     """
 
@@ -41,6 +42,7 @@ class Takeover(msgspec.Struct):
     report: RecoveryReport
     voids: list[Voided]
     ends: list[Settled]
+    marks: list[Voided]
     folded: tuple[Folded, ...]
 
 
@@ -82,14 +84,15 @@ async def take_over(
         shard.late.update({each.epoch: each.end for each in folded})
     done = tuple(each for each in folded if each.end > each.start)
     await checkpoints.write_chain(number, epoch, Chain(base, done, dict(shard.late)))
-    accepted, scopes, ends = read.accepted, read.scopes, read.ends
+    accepted = read.accepted
     shard.seq_durable = shard.seq_next - 1
-    for scope in scopes.values():
-        await records.confirm(scope)
     mine = (_void(shard, key, accepted.get(key.serial)) for key in voids if key.shard == number)
     void = [each for each in mine if each is not None]
     for each in void:
         shard.hidden[each.serial] = 0
+        read.scopes.pop(each.serial, None)
+    for serial, scope in read.scopes.items():
+        await records.confirm(scope, number, serial)
     in_doubt = shard.hold_back(until=hold_back_until, now=now)
     repairs = []
     if void:
@@ -98,7 +101,7 @@ async def take_over(
         repairs.append(f"Held back {in_doubt} recipients whose last attempt may have been delivered.")
     waiting = len(shard.waiting) - sum(each.recipients for each in void)
     report = RecoveryReport(number, waiting, in_doubt, tuple(repairs))
-    return Takeover(shard, await journal.buckets(number), report, void, ends, tuple(folded))
+    return Takeover(shard, await journal.buckets(number), report, void, read.ends, read.marks, tuple(folded))
 
 
 def _void(shard: Shard, key: MessageKey, entry: Accepted | None) -> Voided | None:
@@ -106,7 +109,7 @@ def _void(shard: Shard, key: MessageKey, entry: Accepted | None) -> Voided | Non
     if key.serial in shard.voided:
         return None
     if entry is not None:
-        return Voided(entry.serial, len(entry.recipients), entry.day, entry.scope)
+        return Voided(entry.serial, len(entry.recipients), entry.day)
     found = [serial for serial in shard.waiting.serials() if _message_of(shard, serial) == key.serial]
     return Voided(key.serial, max(found) - key.serial + 1, key.day) if found else None
 
@@ -139,6 +142,7 @@ class _Read:
         self.accepted: dict[int, Accepted] = {}
         self.scopes: dict[int, bytes] = {}
         self.ends: list[Settled] = []
+        self.marks: list[Voided] = []
 
     def fold(self, row: Row) -> None:
         """Take a group in."""
@@ -152,6 +156,7 @@ class _Read:
                     self.scopes[entry.serial] = entry.scope  # type: ignore[union-attr]
             elif kind is Voided:
                 self.scopes.pop(entry.serial, None)  # type: ignore[union-attr]
+                self.marks.append(entry)  # type: ignore[arg-type]
             elif kind is Settled and entry.state:  # type: ignore[union-attr]
                 self.ends.append(entry)  # type: ignore[arg-type]
         self.shard.seq_next = group.seq + len(group.events)

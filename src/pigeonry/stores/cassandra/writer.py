@@ -218,9 +218,8 @@ class GroupWriter:
     def _unname(self, transition: Transition) -> None:
         """A message may be written that the journal will not name: it is no message."""
         if type(transition) is Accept:
-            key, record = transition.message.key, transition.idempotency
-            scope = b"" if record is None else record.scope
-            self.follow_void(key.shard, Voided(key.serial, len(transition.recipients), key.day, scope))
+            key = transition.message.key
+            self.follow_void(key.shard, Voided(key.serial, len(transition.recipients), key.day))
 
     def _place(self, item: Handed) -> int:
         if type(item) is _Adoption:
@@ -283,7 +282,8 @@ class GroupWriter:
         if item.ended or accept.idempotency is None:
             return
         try:
-            await self._records.confirm(accept.idempotency.scope)
+            key = accept.message.key
+            await self._records.confirm(accept.idempotency.scope, key.shard, key.serial)
         except Fault:
             item.end(StoreInDoubt("The queue did not confirm in time.", retry_after_s=1.0))
 
@@ -301,10 +301,8 @@ class GroupWriter:
         self._behind.put((shard, entry.serial), entry, lambda: self._messages.end(shard, entry))
 
     def follow_void(self, shard: int, entry: Voided) -> None:
-        """Have a message marked as void, and its record removed."""
+        """Have a message marked as void."""
         self._behind.put((shard, entry.serial, "void"), entry, lambda: self._messages.void(shard, entry.serial))
-        if entry.scope:
-            self._behind.put(entry.scope, entry, lambda: self._records.remove(entry.scope))
 
     def _end(self, part: _Part, item: Handed) -> None:
         transition, shard = item.transition, part.served.shard
