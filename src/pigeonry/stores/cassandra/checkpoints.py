@@ -19,8 +19,10 @@ import msgspec
 
 from pigeonry.domain.message import Pending
 from pigeonry.stores.cassandra.session import Consistency
+from pigeonry.stores.cassandra.waiting import Waiting
 
 if TYPE_CHECKING:
+    from pigeonry.ports.environment import Clock
     from pigeonry.stores.cassandra.session import Session
     from pigeonry.stores.cassandra.shard import Shard
 
@@ -118,18 +120,20 @@ class Checkpoints:
         self,
         session: Session,
         *,
+        clock: Clock,
         kept_s: float,
         timeout_s: float,
         reads: Consistency = Consistency.LOCAL_QUORUM,
     ) -> None:
         self._session = session
+        self._clock = clock
         self._ttl = int(kept_s)
         self._timeout_s = timeout_s
         self._reads = reads
 
     def read_at(self, reads: Consistency) -> Checkpoints:
         """The same, read at another consistency."""
-        return Checkpoints(self._session, kept_s=self._ttl, timeout_s=self._timeout_s, reads=reads)
+        return Checkpoints(self._session, clock=self._clock, kept_s=self._ttl, timeout_s=self._timeout_s, reads=reads)
 
     def begin(self, shard: Shard) -> Snapshot:
         """Where a checkpoint begins: called when nothing is judged that is not durable."""
@@ -203,7 +207,7 @@ class Checkpoints:
 
     async def _fill(self, shard: Shard, head: Head) -> bool:
         """False when a part is missing."""
-        parts: list[_Part] = []
+        waiting, dots = Waiting(), dict[int, int]()
         for first in range(0, head.parts, PARTS_AT_ONCE):
             rows = await asyncio.gather(
                 *(
@@ -218,11 +222,13 @@ class Checkpoints:
             )
             if not all(rows):
                 return False
-            parts += [_decode_part(row[0][0]) for row in rows]
-        for part in parts:
-            for pending in part.pendings:
-                shard.waiting.put(pending)
-            shard.dots.update(part.dots)
+            for row in rows:
+                part = _decode_part(row[0][0])
+                for pending in part.pendings:
+                    waiting.put(pending)
+                dots.update(part.dots)
+                await self._clock.sleep(0.0)  # each takes some ten milliseconds, and others are served meanwhile
+        shard.waiting, shard.dots = waiting, dots
         shard.voided.update(head.voided)
         shard.seq_next, shard.carried = head.seq, head.carried
         shard.late.update(head.late)

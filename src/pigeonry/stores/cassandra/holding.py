@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Holding"]
 
+TAKEN_AT_ONCE: Final = 4  # shards that are read at the same time: while one waits for its next page others are folded
 OPEN_S: Final = 60.0  # how long a worker waits for its first shard: others give theirs up, or are found dead
 
 
@@ -78,7 +79,7 @@ class Holding:
         self._writer = writer
         self._clock = clock
         self._limits = limits
-        self._taken = taken
+        self._taken = taken or _nobody
         self.accepting: int | None = None
         self.voids: list[MessageKey] = []
         membership.lost = self._deposed
@@ -96,14 +97,15 @@ class Holding:
         until = self._clock.monotonic() + OPEN_S
         await self._join(until)
         beating = asyncio.ensure_future(self._membership.run())
+        reports: list[RecoveryReport] = []
         try:
             await self._shares.make(count)
-            reports = await self._round()
+            await self._round(reports.append)
             while not self._served:
                 if self._clock.monotonic() > until:
                     raise Conflict("Every shard is held by other workers.", retry_after_s=1.0)
                 await self._clock.sleep(self._limits.round_s / 4)
-                reports += await self._round()
+                await self._round(reports.append)
             return reports
         finally:
             beating.cancel()
@@ -135,15 +137,14 @@ class Holding:
     async def _rounds(self) -> None:
         while True:
             await self._clock.sleep(self._limits.round_s)
-            try:
-                for report in await self._round():
-                    if self._taken is not None:
-                        self._taken(report)
-            except Fault:
-                continue
+            with contextlib.suppress(Fault):
+                await self._round(self._taken)
 
-    async def _round(self) -> list[RecoveryReport]:
+    async def _round(self, taken: Callable[[RecoveryReport], None]) -> None:
         """Look who is alive, and take or give shards so that each has its share.
+
+        Args:
+            taken: Told of each shard as soon as it is served.
 
         Raises:
             Fault: The store does not answer.
@@ -156,18 +157,48 @@ class Holding:
             if row.number in self._served and not self._is_mine(row):
                 self._lose(row.number)
         wanted = self._shares.wanted(rows)
-        reports = []
-        for row in [*self._unread(rows), *self._shares.free(rows)]:
-            home = self._shares.home(row.number)
-            if len(self._held(home)) < wanted[home]:
-                report = await self._take(row)
-                if report is not None:
-                    reports.append(report)
+        await self._take_all(await self._takeable(rows, wanted), taken)
         for number in self._surplus(wanted):
             async with self._writer.turn:
                 await self._release(number)
         self._choose()
-        return reports
+
+    async def _takeable(self, rows: Sequence[ShardRow], wanted: Mapping[str, int]) -> list[ShardRow]:
+        """What this worker has room for and may take; owners that do not renew are deposed, each once."""
+        room = {home: most - len(self._held(home)) for home, most in wanted.items()}
+        takeable: list[ShardRow] = []
+        gone: dict[str, bool] = {}
+        for row in [*self._unread(rows), *self._shares.free(rows)]:
+            home = self._shares.home(row.number)
+            if room[home] <= 0:
+                continue
+            if row.owner not in gone:
+                gone[row.owner] = await self._is_gone(row)
+            if gone[row.owner]:
+                takeable.append(row)
+                room[home] -= 1
+        return takeable
+
+    async def _is_gone(self, row: ShardRow) -> bool:
+        """Whether a shard's owner acknowledges nothing of it any more."""
+        owner = self._shares.owner(row)
+        expired = owner is not None and owner.beat >= 0 and owner.name != self._membership.name
+        return owner is None or not expired or await self._membership.depose(owner)
+
+    async def _take_all(self, rows: Sequence[ShardRow], taken: Callable[[RecoveryReport], None]) -> None:
+        """Take shards, some at the same time; what could not be read is read in the next round."""
+        places = asyncio.Semaphore(TAKEN_AT_ONCE)
+
+        async def take(row: ShardRow) -> None:
+            async with places:
+                report = await self._take(row)
+            if report is not None:
+                taken(report)
+
+        ends = await asyncio.gather(*(take(row) for row in rows), return_exceptions=True)
+        failed = [end for end in ends if end is not None]
+        if failed:
+            raise failed[0]
 
     def _unread(self, rows: Sequence[ShardRow]) -> list[ShardRow]:
         """Those that are this worker's and that it could not read to the end."""
@@ -195,15 +226,12 @@ class Holding:
         return number == self.accepting
 
     async def _take(self, row: ShardRow) -> RecoveryReport | None:
-        owner = self._shares.owner(row)
-        expired = owner is not None and owner.beat >= 0 and owner.name != self._membership.name
-        if expired and owner is not None and not await self._membership.depose(owner):
-            return None
         epoch = await self._shares.take(row)
         if epoch is None:
             return None
         found = await self._read(row, epoch)
         served = Served(found.shard, found.buckets, now=self._clock.monotonic())
+        served.events_since = found.events  # a checkpoint soon, or the next takeover has to read them as well
         for end in found.ends:
             self._writer.follow_end(row.number, end)
         for mark in found.marks:
@@ -230,7 +258,6 @@ class Holding:
             return await self._read_at(Consistency.LOCAL_QUORUM, row, epoch, complete=False)
 
     async def _read_at(self, reads: Consistency, row: ShardRow, epoch: int, *, complete: bool) -> Takeover:
-        now = self._clock.now()
         return await take_over(
             row.number,
             epoch=epoch,
@@ -238,8 +265,8 @@ class Holding:
             checkpoints=self._checkpoints.read_at(reads),
             records=self._records,
             voids=self.voids,
-            hold_back_until=now + self._limits.in_doubt_delay_s,
-            now=now,
+            clock=self._clock,
+            in_doubt_delay_s=self._limits.in_doubt_delay_s,
             complete=complete,
         )
 
@@ -326,3 +353,7 @@ class Holding:
             served.checkpoint_at = began
         except Fault:
             return
+
+
+def _nobody(_report: RecoveryReport) -> None:
+    """Nobody wants to know."""

@@ -121,7 +121,7 @@ class CassandraStore:
             self._served,
             membership=membership,
             shares=self.shares,
-            checkpoints=Checkpoints(session, kept_s=kept_s, timeout_s=request_s),
+            checkpoints=Checkpoints(session, clock=clock, kept_s=kept_s, timeout_s=request_s),
             journal=self._journal,
             messages=self._messages,
             records=self._records,

@@ -6,7 +6,8 @@ counts, and whatever it acknowledged in time was written at a quorum before this
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pigeonry.domain.message import MessageKey
+    from pigeonry.ports.environment import Clock
     from pigeonry.stores.cassandra.checkpoints import Checkpoints
     from pigeonry.stores.cassandra.journal import Buckets, Journal, Row
     from pigeonry.stores.cassandra.records import Records
 
 __all__ = ["Takeover", "take_over"]
+
+CONFIRMED_AT_ONCE: Final = 64  # records that are confirmed at the same time
 
 
 class Takeover(msgspec.Struct):
@@ -34,7 +38,7 @@ class Takeover(msgspec.Struct):
         voids: Messages that a predecessor could not void before it ended.
         ends: Outcomes that may not be written yet.
         marks: Messages that were voided, which may not be written yet.
-        folded: How far each closed epoch was read: what appears behind that is late.
+        events: How many are behind the checkpoint that was read.
     """
 
     shard: Shard
@@ -43,7 +47,7 @@ class Takeover(msgspec.Struct):
     voids: list[Voided]
     ends: list[Settled]
     marks: list[Voided]
-    folded: tuple[Folded, ...]
+    events: int
 
 
 async def take_over(
@@ -54,16 +58,15 @@ async def take_over(
     checkpoints: Checkpoints,
     records: Records,
     voids: Sequence[MessageKey],
-    hold_back_until: float,
-    now: float,
+    clock: Clock,
+    in_doubt_delay_s: float,
     complete: bool = True,
 ) -> Takeover:
     """Read a shard whose epoch is this owner's from now on.
 
     Args:
         voids: Messages of any shard whose fate a predecessor could not settle.
-        hold_back_until: When what may have been delivered is tried again at the earliest, seconds since the Unix epoch.
-        now: Likewise.
+        in_doubt_delay_s: Seconds before what may have been delivered is tried again.
         complete: Whether what is read overlaps with all that was acknowledged. If not, because a location is not there,
             groups may appear late.
 
@@ -74,26 +77,25 @@ async def take_over(
     chain, newest = await checkpoints.read(shard)
     read = _Read(shard)
     for part in chain.folded:
-        await _fold_epoch(read, journal, part.epoch, start=part.start, end=part.end)
+        await _fold_epoch(read, journal, part.epoch, clock, start=part.start, end=part.end)
     folded = list(chain.folded)
     base = chain.base
     for old in range(newest, epoch):
         start = base.number if base is not None and old == base.epoch else 0
-        folded.append(Folded(old, start, await _fold_epoch(read, journal, old, start=start)))
+        folded.append(Folded(old, start, await _fold_epoch(read, journal, old, clock, start=start)))
     if not complete:
         shard.late.update({each.epoch: each.end for each in folded})
     done = tuple(each for each in folded if each.end > each.start)
     await checkpoints.write_chain(number, epoch, Chain(base, done, dict(shard.late)))
-    accepted = read.accepted
     shard.seq_durable = shard.seq_next - 1
-    mine = (_void(shard, key, accepted.get(key.serial)) for key in voids if key.shard == number)
+    mine = (_void(shard, key) for key in voids if key.shard == number)
     void = [each for each in mine if each is not None]
     for each in void:
         shard.hidden[each.serial] = 0
         read.scopes.pop(each.serial, None)
-    for serial, scope in read.scopes.items():
-        await records.confirm(scope, number, serial)
-    in_doubt = shard.hold_back(until=hold_back_until, now=now)
+    await _confirm(records, number, read.scopes)
+    now = clock.now()
+    in_doubt = shard.hold_back(until=now + in_doubt_delay_s, now=now)
     repairs = []
     if void:
         repairs.append(f"Voided {len(void)} messages that were never acknowledged.")
@@ -101,17 +103,27 @@ async def take_over(
         repairs.append(f"Held back {in_doubt} recipients whose last attempt may have been delivered.")
     waiting = len(shard.waiting) - sum(each.recipients for each in void)
     report = RecoveryReport(number, waiting, in_doubt, tuple(repairs))
-    return Takeover(shard, await journal.buckets(number), report, void, read.ends, read.marks, tuple(folded))
+    events = shard.seq_next - (1 if base is None else base.seq)
+    return Takeover(shard, await journal.buckets(number), report, void, read.ends, read.marks, events)
 
 
-def _void(shard: Shard, key: MessageKey, entry: Accepted | None) -> Voided | None:
-    """The void of a message that was accepted; None when it is void already, or never was."""
-    if key.serial in shard.voided:
-        return None
-    if entry is not None:
-        return Voided(entry.serial, len(entry.recipients), entry.day)
-    found = [serial for serial in shard.waiting.serials() if _message_of(shard, serial) == key.serial]
-    return Voided(key.serial, max(found) - key.serial + 1, key.day) if found else None
+async def _confirm(records: Records, number: int, scopes: dict[int, bytes]) -> None:
+    """Confirm the records of messages that the journal has."""
+    serials = list(scopes)
+    for first in range(0, len(serials), CONFIRMED_AT_ONCE):
+        some = serials[first : first + CONFIRMED_AT_ONCE]
+        await asyncio.gather(*(records.confirm(scopes[serial], number, serial) for serial in some))
+
+
+def _void(shard: Shard, key: MessageKey) -> Voided | None:
+    """The void of a message that was accepted; None when it is void already, or never was.
+
+    None of its recipients can have an end, as it was never shown.
+    """
+    end = key.serial
+    while _message_of(shard, end) == key.serial:
+        end += 1
+    return Voided(key.serial, end - key.serial, key.day) if end > key.serial else None
 
 
 def _message_of(shard: Shard, serial: int) -> int:
@@ -119,7 +131,9 @@ def _message_of(shard: Shard, serial: int) -> int:
     return -1 if pending is None else pending.message.serial
 
 
-async def _fold_epoch(read: _Read, journal: Journal, epoch: int, *, start: int, end: int | None = None) -> int:
+async def _fold_epoch(
+    read: _Read, journal: Journal, epoch: int, clock: Clock, *, start: int, end: int | None = None
+) -> int:
     """Fold an epoch's groups; the number before which it ended."""
     number = start
     if end is not None and end <= start:
@@ -129,6 +143,7 @@ async def _fold_epoch(read: _Read, journal: Journal, epoch: int, *, start: int, 
             break
         read.fold(row)
         number += 1
+        await clock.sleep(0.0)  # a group is some milliseconds, a page of them would be a tenth of a second
     if end is not None and number < end:
         raise StoreBusy(f"Shard {read.shard.number} cannot be read: a part of its journal is missing.")
     return number
@@ -139,7 +154,6 @@ class _Read:
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
-        self.accepted: dict[int, Accepted] = {}
         self.scopes: dict[int, bytes] = {}
         self.ends: list[Settled] = []
         self.marks: list[Voided] = []
@@ -151,7 +165,6 @@ class _Read:
             self.shard.fold(entry, group)
             kind = type(entry)
             if kind is Accepted:
-                self.accepted[entry.serial] = entry  # type: ignore[assignment, union-attr]
                 if entry.scope:  # type: ignore[union-attr]
                     self.scopes[entry.serial] = entry.scope  # type: ignore[union-attr]
             elif kind is Voided:
