@@ -35,12 +35,15 @@ parts: $(STAMPS)/installed ## Real parts for the tests: from Debian when root, C
 	@sh tests/install-parts
 	@$(BIN)/python -m pigeonry.testing.cassandra .parts
 
-bench: $(STAMPS)/installed parts ## Measure the relay, the API, a batch, a recovery and dot-sent
+bench: $(STAMPS)/installed parts ## Measure the relay, the API, a batch, a recovery, dot-sent, and what a cluster costs and stands
 	$(BIN)/python bench/relay.py
 	$(BIN)/python bench/ingest.py
 	$(BIN)/python bench/batch.py
 	$(BIN)/python bench/recovery.py
 	$(BIN)/python bench/dot_sent.py
+	$(BIN)/python bench/cluster_cost.py
+	$(BIN)/python bench/takeover.py
+	$(BIN)/python bench/duplicates.py
 
 drills: $(STAMPS)/installed ## The full drills; figures and timelines go to docs/drills, to be committed
 	@mkdir -p docs/drills

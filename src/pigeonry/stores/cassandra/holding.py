@@ -106,6 +106,8 @@ class Holding:
                     raise Conflict("Every shard is held by other workers.", retry_after_s=1.0)
                 await self._clock.sleep(self._limits.round_s / 4)
                 await self._round(reports.append)
+            self.accepting = None  # nothing was accepted yet: the lowest, whichever was read first
+            self._choose()
             return reports
         finally:
             beating.cancel()
