@@ -9,6 +9,7 @@ import pytest
 from pigeonry.domain.errors import StoreBusy
 from pigeonry.domain.message import DotSent, Pending, RecipientState, Settle
 from pigeonry.ports.queue_store import DueMark
+from pigeonry.stores.sqlite import rows
 from pigeonry.stores.sqlite.queue_store import SqliteStore
 from pigeonry.testing.dice import SeededDice
 from simulation.faulty_disk import FaultyDisk
@@ -50,6 +51,12 @@ async def store(disk: FaultyDisk, clock: SetClock) -> AsyncIterator[SqliteStore]
         yield opened
 
 
+def balances(store: SqliteStore, disk: FaultyDisk) -> list[tuple[int, int]]:
+    """Of each file, who waits in it and what is pending by its ledger."""
+    files = store._shards[0].files.values()
+    return [rows.ledger_page(file.open(disk), kept=0, audited=0)[:2] for file in files]
+
+
 async def next_day(store: SqliteStore, clock: SetClock) -> None:
     clock.time += DAY_S
     await store._janitor.round()
@@ -85,6 +92,34 @@ async def test_what_waits_when_its_day_is_old_goes_on_in_todays_file(
     view = await store.recipient(before[0])
     assert view is not None
     assert view.pending.day == after[0].day
+
+
+async def test_each_file_balances_by_itself_whatever_is_carried_out_of_it(
+    store: SqliteStore, disk: FaultyDisk, clock: SetClock
+) -> None:
+    await store.commit(letter(store, "b@y.test", "c@y.test", "full@y.test"), deadline=SOON)
+    await store.commit(letter(store, "d@y.test"), deadline=SOON)
+    waiting = await due(store)
+    await store.commit(delivered(waiting[0]), deadline=SOON)
+    clock.time += DAY_S + LIMITS.carry_after_s
+    await store._janitor.round()
+    assert sorted(balances(store, disk)) == [(0, 0), (3, 3)]
+    await store.commit(delivered(waiting[1]), deadline=SOON)
+    await store.commit(delivered((await due(store))[0]), deadline=SOON)
+    assert sorted(balances(store, disk)) == [(0, 0), (1, 1)]
+
+
+async def test_a_file_of_a_release_that_kept_no_ledger_gets_one(disk: FaultyDisk, clock: SetClock) -> None:
+    async with serving(disk, clock) as store:
+        await store.commit(letter(store, "b@y.test", "c@y.test", "d@y.test"), deadline=SOON)
+        await store.commit(delivered((await due(store))[0]), deadline=SOON)
+        before = await store.ledger(0)
+        (file,) = store._shards[0].files.values()
+        file.open(disk).execute("DROP TABLE ledger")
+    async with serving(disk, clock) as store:
+        assert await store.ledger(0) == before
+        assert before is not None
+        assert [(row.accepted, row.delivered, row.failed) for row in before.rows] == [(3, 1, 0)]
 
 
 async def test_a_large_body_is_carried_out_of_its_own_file(
@@ -353,8 +388,10 @@ async def test_a_crash_at_any_step_of_carrying_leaves_each_recipient_in_one_plac
             for pending, body in zip(waiting, (b"b1", b"b2", b"b3", b"t"), strict=True):
                 assert await store.body(pending.message) == body, at
             assert [seq for seq, _ in await log(store)] == list(range(1, 7)), at
+            assert all(count == open_ for count, open_ in balances(store, disk)), at
             await store._janitor.round()
             for pending in waiting:
                 await store.commit(delivered(pending), deadline=SOON)
             assert await due(store) == [], at
+            assert set(balances(store, disk)) == {(0, 0)}, at
     assert at > 5

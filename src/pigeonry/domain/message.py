@@ -37,6 +37,7 @@ __all__ = [
     "Void",
     "as_told_of",
     "is_personal",
+    "minute_of",
 ]
 
 USER_VARIABLES_KEY: Final = "%user%"
@@ -220,6 +221,7 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
         domain: The sending domain, whose egress pool it leaves by.
         pool: The egress pool that its message names; empty when it names none.
         expires_at: As its message has it.
+        accepted_minute: The minute in which its message was accepted (``minute_of``), under which the ledger counts it.
     """
 
     message: MessageKey
@@ -234,6 +236,7 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
     attempts: int = 0
     first_attempt_at: float = 0.0
     in_doubt: bool = False
+    accepted_minute: int = 0
 
 
 class RecipientView(msgspec.Struct, frozen=True):
@@ -329,6 +332,15 @@ class Note(msgspec.Struct, frozen=True, gc=False):
 
 
 Transition = Accept | DotSent | Settle | Void | Note
+
+
+def minute_of(seconds: float) -> int:
+    """The minute of a time, in minutes since the Unix epoch.
+
+    Args:
+        seconds: Since the Unix epoch. Divided and cut off as SQLite does it, so that both say the same.
+    """
+    return int(seconds / 60.0)
 
 
 def is_personal(message: Message) -> bool:

@@ -33,6 +33,7 @@ def splice(octets: bytes, *, base_url: str) -> dict[str, msgspec.Raw]:
     event = _FIELDS(octets)
     domain = _TEXT(event.pop("domain"))
     event.pop("account", None)
+    event.pop("accepted-minute", None)
     if "storage" in event:
         storage = _STORAGE(event["storage"])
         storage["url"] = f"{base_url}/v3/domains/{domain}/messages/{storage['key']}"

@@ -18,7 +18,17 @@ from msgspec import UNSET
 
 from pigeonry.domain import event as events
 from pigeonry.domain.errors import BadRequest
-from pigeonry.domain.message import Accept, BodyKind, Message, MessageKey, NewRecipient, Note, Pending, as_told_of
+from pigeonry.domain.message import (
+    Accept,
+    BodyKind,
+    Message,
+    MessageKey,
+    NewRecipient,
+    Note,
+    Pending,
+    as_told_of,
+    minute_of,
+)
 from pigeonry.ports.queue_store import Later
 from pigeonry.queue.retry import EXPIRY_S
 
@@ -94,7 +104,7 @@ class Intake:
         Returns:
             What can be withdrawn while nobody was told yet.
         """
-        now = self._clock.now()
+        now = events.stamp(self._clock.now())
         made: list[Accept] = []
 
         def accept() -> Accept:
@@ -275,9 +285,22 @@ class Intake:
         message = accept.message
         key = message.key
         account, domain, pool, expires_at = message.account, message.domain, message.options.pool, message.expires_at
+        minute = minute_of(message.accepted_at)
         pendings = [
             Pending(
-                key, key.serial + index, key.day, recipient.address, recipient.due, account, domain, pool, expires_at
+                key,
+                key.serial + index,
+                key.day,
+                recipient.address,
+                recipient.due,
+                account,
+                domain,
+                pool,
+                expires_at,
+                0,
+                0.0,
+                False,  # by place: twice as fast
+                minute,
             )
             for index, recipient in enumerate(accept.recipients)
         ]

@@ -319,6 +319,7 @@ class Scheduler:
             attempts=settle.attempts,
             first_attempt_at=settle.first_attempt_at,
             in_doubt=settle.in_doubt,
+            accepted_minute=was.accepted_minute,
         )
         if not self._take(ident, again, self._clock.now()):
             self._leave(settle.due)

@@ -114,6 +114,7 @@ def withdraw(
         ),
         severity="permanent",
         reason=reason,
+        accepted_minute=pending.accepted_minute,
     )
     return Settle(
         pending=pending,
@@ -158,6 +159,7 @@ def _delivered(pending: Pending, message: Message, outcome: Delivered, *, now: f
             first_delivery_attempt_seconds=_waited(message, first),
         ),
         primary_dkim=attempt.dkim or UNSET,
+        accepted_minute=pending.accepted_minute,
     )
     return Settle(pending, RecipientState.DELIVERED, events.encode_event(event), 0.0, number, first, pending.in_doubt)
 
@@ -236,6 +238,7 @@ def _failed(
         severity=severity,
         reason=reason,
         primary_dkim=attempt.dkim or UNSET,
+        accepted_minute=pending.accepted_minute if due is None else UNSET,
     )
     return Settle(
         pending=pending,

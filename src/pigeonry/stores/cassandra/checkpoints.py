@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pigeonry.domain.message import Pending
+from pigeonry.ports.ledger import LedgerRow
 from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.waiting import Waiting
+from pigeonry.stores.counts import Counts
 
 if TYPE_CHECKING:
     from pigeonry.ports.environment import Clock
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Chain", "Checkpoints", "Folded", "Head", "Snapshot"]
 
 PART_RECIPIENTS: Final = 2_000  # recipients of a part: 200 to 300 KB, encoded in some milliseconds
+PART_ROWS: Final = 5_000  # rows of the ledger in a part: as large
 PARTS_AT_ONCE: Final = 4  # parts that are read at the same time
 HEADS_LOOKED_AT: Final = 3  # the newest; one whose parts are not all there is passed over
 
@@ -68,7 +71,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Where a checkpoint begins, as its ``Head`` will say, and who waits then."""
+    """Where a checkpoint begins, as its ``Head`` will say, who waits then, and what was counted until then."""
 
     number: int
     seq: int
@@ -76,6 +79,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     carried: int
     late: dict[int, int]
     serials: list[int]
+    counts: list[LedgerRow]
 
 
 class Chain(msgspec.Struct, frozen=True):
@@ -93,10 +97,11 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
-    """Some recipients that wait, and which of them have an attempt whose final dot may have left."""
+    """Some recipients that wait, which of them have an attempt whose final dot may have left, or rows of the ledger."""
 
     pendings: list[Pending]
     dots: dict[int, int]
+    counts: list[LedgerRow] = []
 
 
 _CHAIN: Final = -1  # the number of an epoch's chain: below all of its checkpoints
@@ -144,6 +149,7 @@ class Checkpoints:
             shard.carried,
             dict(shard.late),
             shard.waiting.serials(),
+            shard.counts.all(),
         )
 
     async def write_parts(self, shard: Shard, snapshot: Snapshot) -> Head:
@@ -159,11 +165,17 @@ class Checkpoints:
             chosen = serials[first : first + PART_RECIPIENTS]
             found = [shard.waiting.get(serial) for serial in chosen]
             dots = {serial: shard.dots[serial] for serial in chosen if serial in shard.dots}
-            octets = _encode(_Part([pending for pending in found if pending is not None], dots))
-            values = (shard.number, shard.epoch, number, parts, octets, self._ttl)
-            await self._session.execute(_PART, values, timeout_s=self._timeout_s)
+            part = _Part([pending for pending in found if pending is not None], dots)
+            await self._write_part(shard, number, parts, part)
+            parts += 1
+        for first in range(0, len(snapshot.counts), PART_ROWS):
+            await self._write_part(shard, number, parts, _Part([], {}, snapshot.counts[first : first + PART_ROWS]))
             parts += 1
         return Head(shard.epoch, number, snapshot.seq, parts, snapshot.voided, snapshot.carried, snapshot.late)
+
+    async def _write_part(self, shard: Shard, number: int, place: int, part: _Part) -> None:
+        values = (shard.number, shard.epoch, number, place, _encode(part), self._ttl)
+        await self._session.execute(_PART, values, timeout_s=self._timeout_s)
 
     async def write_head(self, shard: int, head: Head) -> None:
         """Make a checkpoint count.
@@ -207,7 +219,7 @@ class Checkpoints:
 
     async def _fill(self, shard: Shard, head: Head) -> bool:
         """False when a part is missing."""
-        waiting, dots = Waiting(), dict[int, int]()
+        waiting, dots, counts = Waiting(), dict[int, int](), Counts()
         for first in range(0, head.parts, PARTS_AT_ONCE):
             rows = await asyncio.gather(
                 *(
@@ -227,8 +239,9 @@ class Checkpoints:
                 for pending in part.pendings:
                     waiting.put(pending)
                 dots.update(part.dots)
+                counts.put(part.counts)
                 await self._clock.sleep(0.0)  # each takes some ten milliseconds, and others are served meanwhile
-        shard.waiting, shard.dots = waiting, dots
+        shard.waiting, shard.dots, shard.counts = waiting, dots, counts
         shard.voided.update(head.voided)
         shard.seq_next, shard.carried = head.seq, head.carried
         shard.late.update(head.late)

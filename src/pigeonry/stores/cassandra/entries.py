@@ -27,6 +27,7 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
         recipients: Address and due time of each.
         events: One for each.
         scope: Of its idempotency record, empty when none.
+        minute: Of acceptance, for the ledger.
     """
 
     serial: int
@@ -38,6 +39,7 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     recipients: tuple[tuple[str, float], ...]
     events: tuple[bytes, ...]
     scope: bytes = b""
+    minute: int = 0
 
 
 class Dotted(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -52,6 +54,8 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
 
     Args:
         message: The first serial of its message.
+        domain, minute: What the ledger counts it under. It counts each entry, whoever is still known to wait: so that
+            what is folded over a checkpoint adds up.
     """
 
     serial: int
@@ -62,6 +66,8 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     first_attempt_at: float
     in_doubt: bool
     event: bytes
+    domain: str = ""
+    minute: int = 0
 
 
 class Voided(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
@@ -69,11 +75,16 @@ class Voided(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
 
     Args:
         day: Days since the Unix epoch, of the message.
+        domain, minute: What the ledger counted it under.
+        counted: Its recipients that waited, and that the ledger counts no more.
     """
 
     serial: int
     recipients: int
     day: int
+    domain: str = ""
+    minute: int = 0
+    counted: int = 0
 
 
 class Noted(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):

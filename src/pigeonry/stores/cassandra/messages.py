@@ -21,6 +21,7 @@ from pigeonry.domain.message import (
     Pending,
     RecipientState,
     RecipientView,
+    minute_of,
 )
 from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.tables import PART_META, PART_VOID
@@ -237,6 +238,7 @@ def _view(stored: Stored, index: int, end: _End | None) -> RecipientView:
         message.domain,
         message.options.pool,
         message.expires_at,
+        accepted_minute=minute_of(message.accepted_at),
     )
     state = RecipientState.PENDING
     if end is not None:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.environment import Clock
+    from pigeonry.ports.ledger import Ledger
     from pigeonry.ports.queue_store import DueMark, Later, RecoveryReport
     from pigeonry.stores.cassandra.membership import Membership
     from pigeonry.stores.cassandra.served import Served
@@ -287,6 +288,17 @@ class CassandraStore:
         if found is None:
             found = await self._older(served, after=after, limit=limit)
         return [LogEntry(seq, octets) for seq, octets in found]
+
+    # -- the ledger
+
+    async def ledger(self, shard: int) -> Ledger | None:
+        """What was counted of a shard, with the group that is being written."""
+        served = self._served.get(shard)
+        if served is None:
+            return None
+        mine, now = served.shard, self._clock.now()
+        mine.counts.fold_away(now)
+        return mine.counts.told(now, seq=mine.seq_next - 1, waiting=len(mine.waiting))
 
     # -- BodyStore
 

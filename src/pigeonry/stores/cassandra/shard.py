@@ -24,9 +24,11 @@ from pigeonry.domain.message import (
     Settle,
     Transition,
     Void,
+    minute_of,
 )
 from pigeonry.stores.cassandra.entries import Accepted, Adopted, Dotted, Entry, Noted, Settled, Voided
 from pigeonry.stores.cassandra.waiting import Waiting
+from pigeonry.stores.counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -74,6 +76,7 @@ class Shard:
         voided: First serial -> day of messages that were never acknowledged.
         late: Closed epoch -> number of the group from which on one may still appear, for want of a location that was
             not there when the shard was taken over.
+        counts: The ledger: what was accepted, delivered and failed.
         carried: The round of carrying for which all that waits was carried.
     """
 
@@ -88,6 +91,7 @@ class Shard:
         self.dots: dict[int, int] = {}
         self.voided: dict[int, int] = {}
         self.late: dict[int, int] = {}
+        self.counts = Counts()
         self.carried = 0
         self._count = 1
         self._recent: deque[Group] = deque()
@@ -237,7 +241,14 @@ class Shard:
 
     def _void(self, void: Void) -> Voided | None:
         key = void.message
-        return None if key.serial in self.voided else Voided(key.serial, void.recipients, key.day)
+        if key.serial in self.voided:
+            return None
+        serials = range(key.serial, key.serial + void.recipients)
+        known = [pending for pending in map(self.waiting.get, serials) if pending is not None]
+        if not known:
+            return Voided(key.serial, void.recipients, key.day)
+        counted = known[0].domain, known[0].accepted_minute, len(known)
+        return Voided(key.serial, void.recipients, key.day, *counted)
 
     def _taken(self, accept: Accept) -> Accepted:
         message = accept.message
@@ -253,6 +264,7 @@ class Shard:
             tuple((each.address, each.due) for each in accept.recipients),
             accept.events,
             b"" if accept.idempotency is None else accept.idempotency.scope,
+            minute_of(message.accepted_at),
         )
 
     def _flying(self, sent: DotSent) -> Dotted:
@@ -276,6 +288,8 @@ class Shard:
             settle.first_attempt_at,
             settle.in_doubt,
             settle.event,
+            pending.domain,
+            pending.accepted_minute,
         )
 
     def _accepted(self, entry: Accepted, group: Group) -> None:
@@ -285,6 +299,7 @@ class Shard:
             group.events += [b""] * len(entry.events)
             return
         group.events += entry.events
+        self.counts.accepted(entry.domain, entry.minute, len(entry.recipients))
         for serial, (address, due) in enumerate(entry.recipients, entry.serial):
             self.waiting.put(
                 Pending(
@@ -297,10 +312,13 @@ class Shard:
                     entry.domain,
                     entry.pool,
                     entry.expires_at,
+                    accepted_minute=entry.minute,
                 )
             )
 
     def _settled(self, entry: Settled) -> None:
+        if entry.state != _PENDING:
+            self.counts.ended(entry.domain, entry.minute, delivered=entry.state == RecipientState.DELIVERED)
         pending = self.waiting.get(entry.serial)
         if pending is None:
             return
@@ -327,6 +345,8 @@ class Shard:
 
     def _voided(self, entry: Voided, group: Group) -> None:
         self.voided[entry.serial] = entry.day
+        if entry.counted:
+            self.counts.accepted(entry.domain, entry.minute, -entry.counted)
         for serial in range(entry.serial, entry.serial + entry.recipients):
             self.waiting.remove(serial)
             self.dots.pop(serial, None)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.event_log import LogEntry
+    from pigeonry.ports.ledger import Ledger
     from pigeonry.ports.queue_store import DueMark, Later, RecoveryReport
 
 __all__ = ["MemoryLimits", "MemoryNode", "MemoryStore"]
@@ -271,6 +272,13 @@ class MemoryStore:
     async def tail(self, shard: int, *, after: int, limit: int) -> Sequence[LogEntry]:
         """Events after a seq, in order."""
         return () if self.head(shard) <= after else self._node.shards[shard].tail(after=after, limit=limit)
+
+    # -- the ledger
+
+    async def ledger(self, shard: int) -> Ledger | None:
+        """What was counted of a shard."""
+        owned = self._shard(shard)
+        return None if owned is None or owned.owner is not self else owned.ledger(now=self._clock.now())
 
     # -- BodyStore
 

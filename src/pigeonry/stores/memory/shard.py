@@ -24,12 +24,16 @@ from pigeonry.domain.message import (
     Settle,
     Transition,
     Void,
+    minute_of,
 )
 from pigeonry.ports.event_log import LogEntry
 from pigeonry.ports.queue_store import DueMark, RecoveryReport
+from pigeonry.stores.counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from pigeonry.ports.ledger import Ledger
 
 __all__ = ["MemoryShard", "StoredMessage"]
 
@@ -75,6 +79,7 @@ class MemoryShard:
         self._files: dict[int, bytes] = {}
         self._events: list[tuple[int, bytes]] = []
         self._seq_first = 1
+        self._counts = Counts()
         self._serial_next = 1
         self._file_next = 1
 
@@ -121,6 +126,7 @@ class MemoryShard:
             if serial in self._waiting:
                 self._waiting.discard(serial)
                 self._views[serial] = msgspec.structs.replace(self._views[serial], state=RecipientState.VOID)
+                self._counts.accepted(stored.message.domain, minute_of(stored.message.accepted_at), -1)
         start = stored.first_seq - self._seq_first
         for index in range(max(start, 0), start + stored.recipients):
             self._events[index] = (self._events[index][0], b"")
@@ -182,6 +188,7 @@ class MemoryShard:
         gone = len(self._events) if kept is None else kept
         del self._events[:gone]
         self._seq_first += gone
+        self._counts.fold_away(now)
         for scope in [scope for scope, record in self._records.items() if record.expires_at <= now]:
             del self._records[scope]
 
@@ -219,6 +226,10 @@ class MemoryShard:
         seq = self._seq_first + start
         return [LogEntry(seq + n, octets) for n, (_, octets) in enumerate(self._events[start : start + limit])]
 
+    def ledger(self, *, now: float) -> Ledger:
+        """What was counted."""
+        return self._counts.told(now, seq=self.seq_last, waiting=len(self._waiting))
+
     # -- inside
 
     def _accept(self, accept: Accept, day: int) -> None:
@@ -230,6 +241,8 @@ class MemoryShard:
         record = accept.idempotency
         scope = b"" if record is None else record.scope
         count = len(accept.recipients)
+        minute = minute_of(message.accepted_at)
+        self._counts.accepted(message.domain, minute, count)
         self._messages[key.serial] = StoredMessage(message, body, count, self.seq_last + 1, scope)
         if isinstance(body, bytes):
             self.octets += len(body)
@@ -244,6 +257,7 @@ class MemoryShard:
                 message.domain,
                 message.options.pool,
                 message.expires_at,
+                accepted_minute=minute,
             )
             self._views[serial] = RecipientView(
                 pending, RecipientState.PENDING, new.variables, new.notify, new.original
@@ -271,6 +285,9 @@ class MemoryShard:
         self._views[serial] = msgspec.structs.replace(view, pending=pending, state=settle.state)
         if not again:
             self._waiting.discard(serial)
+            self._counts.ended(
+                pending.domain, pending.accepted_minute, delivered=settle.state is RecipientState.DELIVERED
+            )
         if self._dot_sent.get(serial, settle.attempts + 1) <= settle.attempts:
             del self._dot_sent[serial]
         if settle.event:

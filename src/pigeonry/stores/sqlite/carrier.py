@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pigeonry.stores.sqlite.day_file import DayFile
     from pigeonry.stores.sqlite.layout import Layout
 
-__all__ = ["HalfCarried", "carry_batch"]
+__all__ = ["COUNTED", "UNCOUNT", "HalfCarried", "carry_batch"]
 
 BATCH_OCTETS_MAX: Final = 8 * 1024 * 1024  # Bodies moved in one turn: some 50 ms during which no group is written.
 
@@ -50,6 +50,22 @@ INSERT OR IGNORE INTO message SELECT value->>0, value->>1, value->>2, 0, value->
 _INSERT_RECIPIENTS: Final = """
 INSERT INTO recipient SELECT value->>0, value->>1, 0, value->>2, value->>3, value->>4, value->>5, value->>6,
     nullif(unhex(value->>7), x''), nullif(value->>8, ''), nullif(value->>9, ''), NULL FROM json_each(?1)
+"""
+COUNTED: Final = """
+SELECT json_group_array(json_array(minute, domain, waiting)) FROM (
+    SELECT CAST(m.meta ->> '$.accepted_at' / 60 AS INTEGER) AS minute, m.meta ->> '$.domain' AS domain,
+        count(*) AS waiting
+    FROM json_each(?1) AS moved CROSS JOIN recipient AS r ON r.serial = moved.value ->> 0
+    CROSS JOIN message AS m ON m.serial = r.message WHERE r.state = 0 GROUP BY 1, 2)
+"""
+"""Of recipients that are about to be carried: the rows of the ledger that count them."""
+UNCOUNT: Final = """
+UPDATE ledger SET accepted = accepted - moved.value ->> 2 FROM json_each(?1) AS moved
+WHERE (minute, domain) = (moved.value ->> 0, moved.value ->> 1)
+"""
+_COUNT: Final = """
+INSERT INTO ledger SELECT value ->> 0, value ->> 1, value ->> 2, 0, 0 FROM json_each(?1) WHERE true
+ON CONFLICT DO UPDATE SET accepted = accepted + excluded.accepted
 """
 _BATCH: Final = "INSERT INTO carry_batch SELECT value->>0, ?2 FROM json_each(?1)"
 _MARK: Final = """
@@ -89,6 +105,7 @@ def carry_batch(source: DayFile, target: DayFile, *, disk: Disk, layout: Layout,
     messages = _within(_messages_decoder.decode(source.connection.execute(_MESSAGES, (serials,)).get))
     wanted = _encode([message[0] for message in messages]).decode()
     recipients = source.connection.execute(_RECIPIENTS, (wanted,)).get
+    counted = source.connection.execute(COUNTED, (recipients,)).get
     moved = len(_recipients_decoder.decode(recipients))
     present = set(
         _serials_decoder.decode(
@@ -111,8 +128,10 @@ def carry_batch(source: DayFile, target: DayFile, *, disk: Disk, layout: Layout,
         execute(_INSERT_RECIPIENTS, (recipients,))
         execute("DELETE FROM carry_batch")
         execute(_BATCH, (recipients, source.day))
+        execute(_COUNT, (counted,))
         target.end_carrying(moved)
         source.connection.execute("BEGIN IMMEDIATE")
+        source.connection.execute(UNCOUNT, (counted,))
         source.connection.execute(_MARK, (recipients, target.day))
         target.segments.write_out()
         _commit(target, source)

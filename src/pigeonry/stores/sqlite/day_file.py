@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
-from pigeonry.domain.message import Accept, BodyRef, DotSent, RecipientState, Settle, Void
+from pigeonry.domain.message import Accept, BodyRef, DotSent, RecipientState, Settle, Void, minute_of
 from pigeonry.stores.sqlite import rows
 from pigeonry.stores.sqlite.schema import open_writer
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DayFile"]
 
 _PENDING: Final = int(RecipientState.PENDING)
+_DELIVERED: Final = int(RecipientState.DELIVERED)
 
 _MESSAGE: Final = "INSERT INTO message VALUES (?,?,?,?,?,?,?,?,0,?,?,?)"
 _RECIPIENT: Final = "INSERT INTO recipient VALUES (?,?,0,?,0,0.0,0,?,?,?,?,NULL)"
@@ -42,6 +43,15 @@ _SEGMENT_END: Final = "UPDATE state SET segment=?, segment_end=?"
 _SEGMENT: Final = "INSERT OR IGNORE INTO segment VALUES (?)"
 _VOID_RECIPIENTS: Final = "UPDATE recipient SET state=3 WHERE serial >= ? AND serial < ? AND state=0"
 _VOID_EVENTS: Final = "UPDATE event SET octets=x'' WHERE seq >= ? AND seq < ?"
+_LEDGER: Final = """
+INSERT INTO ledger VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET
+    accepted = accepted + excluded.accepted, delivered = delivered + excluded.delivered,
+    failed = failed + excluded.failed
+"""
+_LEDGER_VOID: Final = """
+UPDATE ledger SET accepted = accepted - ?1 WHERE (minute, domain) = (
+    SELECT CAST(meta ->> '$.accepted_at' / 60 AS INTEGER), meta ->> '$.domain' FROM message WHERE serial = ?2)
+"""
 _VOID_MESSAGE: Final = "UPDATE message SET voided=1 WHERE serial=?"
 _VOID_RECORD: Final = "DELETE FROM idempotency WHERE scope=?"
 _VOIDED: Final = "SELECT recipients, first_seq, scope FROM message WHERE serial=?"
@@ -145,7 +155,9 @@ class DayFile:
             return
         count, first_seq, scope = row
         execute(_VOID_RECIPIENTS, (key.serial, key.serial + count))
-        self.pending -= self.connection.changes()
+        voided = self.connection.changes()
+        self.pending -= voided
+        execute(_LEDGER_VOID, (voided, key.serial))
         execute(_VOID_MESSAGE, (key.serial,))
         if first_seq:
             execute(_VOID_EVENTS, (first_seq, first_seq + count))
@@ -216,6 +228,7 @@ class DayFile:
             )
         for octets in accept.events:
             group.event(octets)
+        group.count(message.domain, minute_of(message.accepted_at))[0] += count
         self.pending += count
 
     def _settle(self, settle: Settle, group: _Group) -> None:
@@ -243,7 +256,10 @@ class DayFile:
             )
             ended = 1
         if connection.changes():
-            self.pending -= ended
+            if ended:
+                self.pending -= 1
+                pending = settle.pending
+                group.count(pending.domain, pending.accepted_minute)[1 if settle.state == _DELIVERED else 2] += 1
             group.settled.append((serial, settle.attempts))
             if settle.event:
                 group.event(settle.event)
@@ -267,12 +283,15 @@ class DayFile:
         if group.events:
             many(_EVENT, group.events)
             group.events = []
+        if group.counts:
+            many(_LEDGER, [(minute, domain, *counted) for (domain, minute), counted in group.counts.items()])
+            group.counts = {}
 
 
 class _Group:
     """Rows that wait to be inserted together."""
 
-    __slots__ = ("dot_sents", "events", "messages", "recipients", "records", "seq", "settled")
+    __slots__ = ("counts", "dot_sents", "events", "messages", "recipients", "records", "seq", "settled")
 
     def __init__(self, seq: int) -> None:
         self.seq = seq
@@ -282,6 +301,14 @@ class _Group:
         self.records: list[tuple[bytes, bytes, bytes, float]] = []
         self.dot_sents: list[tuple[int, int]] = []
         self.settled: list[tuple[int, int]] = []
+        self.counts: dict[tuple[str, int], list[int]] = {}
+
+    def count(self, domain: str, minute: int) -> list[int]:
+        """What the group does to the ledger: accepted, delivered, failed."""
+        counted = self.counts.get((domain, minute))
+        if counted is None:
+            counted = self.counts[domain, minute] = [0, 0, 0]
+        return counted
 
     def event(self, octets: bytes) -> None:
         self.events.append((self.seq, octets))

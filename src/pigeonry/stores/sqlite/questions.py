@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pigeonry.domain.message import Pending, RecipientState, RecipientView
+from pigeonry.domain.message import Pending, RecipientState, RecipientView, minute_of
+from pigeonry.ports.ledger import AUDITED_S, KEPT_S, Ledger, LedgerRow
 from pigeonry.stores.sqlite import rows
 from pigeonry.stores.sqlite.layout import day_of
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Questions"]
 
-_Shared = tuple[str, str, str, float]  # what a message's recipients have in common: tenant, domain, pool, expires_at
+_Shared = tuple[str, str, str, float, int]  # of a message: tenant, domain, pool, expires_at, minute of acceptance
 _SERIAL_END: Final = 2**63 - 1  # over every serial: SQLite's largest integer
 
 
@@ -88,7 +89,8 @@ class Questions:
             return []
         day, row = found
         message = rows.decode_message(row.meta)
-        shared = row.tenant, message.domain, message.options.pool, message.expires_at
+        minute = minute_of(message.accepted_at)
+        shared = row.tenant, message.domain, message.options.pool, message.expires_at, minute
         return [
             self._view(key, shared, day, each)
             for each in self._recipient_rows(key.shard, day, key.serial, row.recipients)
@@ -97,7 +99,7 @@ class Questions:
     def recipient(self, pending: Pending) -> RecipientView | None:
         """One recipient."""
         for row in self._recipient_rows(pending.message.shard, pending.day, pending.serial, 1):
-            shared = pending.tenant, pending.domain, pending.pool, pending.expires_at
+            shared = pending.tenant, pending.domain, pending.pool, pending.expires_at, pending.accepted_minute
             return self._view(pending.message, shared, pending.day, row)
         return None
 
@@ -117,10 +119,11 @@ class Questions:
             day,
             row.address,
             row.due,
-            *shared,
+            *shared[:4],
             row.attempts,
             row.first_attempt_at,
             row.in_doubt != 0,
+            shared[4],
         )
         return RecipientView(pending, row.state, bytes.fromhex(row.variables), row.notify, row.original)
 
@@ -134,6 +137,27 @@ class Questions:
                 if record is not None and record.expires_at > now:
                     return record
         return None
+
+    def ledger(self, number: int, now: float) -> Ledger | None:
+        """Add up the files in which something waits, and those of two days: no younger minute is in any other."""
+        shard = self._shards.get(number)
+        if shard is None:
+            return None
+        seq, waiting, pending = shard.seq_durable, 0, 0
+        found: dict[tuple[str, int], LedgerRow] = {}
+        for file in shard.newest_first():
+            if not file.pending and file.day < day_of(now) - 1:
+                continue
+            connection = self._readers.day(number, file.day)
+            if connection is None:
+                continue
+            kept, audited = minute_of(now - KEPT_S), minute_of(now - AUDITED_S)
+            here, open_here, page = rows.ledger_page(connection, kept=kept, audited=audited)
+            waiting, pending = waiting + here, pending + open_here
+            for row in page:
+                other = found.get((row.domain, row.minute))
+                found[row.domain, row.minute] = row if other is None else _sum(row, other)
+        return Ledger(seq, pending, waiting, tuple(found.values()))
 
     def tail(self, number: int, after: int, limit: int) -> list[LogEntry]:
         """Merge the files: what settles an older message has its event in the older file."""
@@ -151,6 +175,11 @@ class Questions:
                 break  # a page of another file was cut off here
             run.append(entry)
         return run
+
+
+def _sum(one: LedgerRow, other: LedgerRow) -> LedgerRow:
+    ends = one.delivered + other.delivered, one.failed + other.failed
+    return LedgerRow(one.domain, one.minute, one.accepted + other.accepted, *ends)
 
 
 def _place(pending: Pending) -> tuple[float, int, int]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pigeonry.ports.body_store import Spool
     from pigeonry.ports.disk import Disk, Lanes
     from pigeonry.ports.environment import Clock
+    from pigeonry.ports.ledger import Ledger
     from pigeonry.ports.queue_store import Later
 
 __all__ = ["SqliteStore"]
@@ -260,6 +261,12 @@ class SqliteStore:
         if self.head(shard) <= after:
             return ()
         return await self._read(self._questions.tail, shard, after, limit)
+
+    # -- the ledger
+
+    async def ledger(self, shard: int) -> Ledger | None:
+        """What was counted of a shard."""
+        return await self._read(self._questions.ledger, shard, self._clock.now())
 
     # -- BodyStore
 

@@ -15,6 +15,7 @@ import apsw
 import msgspec
 
 from pigeonry.ports.queue_store import RecoveryReport
+from pigeonry.stores.sqlite.carrier import COUNTED, UNCOUNT
 from pigeonry.stores.sqlite.failure import leave_old_wal
 from pigeonry.stores.sqlite.schema import wal_octets
 
@@ -164,7 +165,9 @@ def _finish_carrying(shard: Shard) -> list[str]:
             older = shard.files.get(from_day)
             if older is None or older.connection is None:
                 continue
+            carried = msgspec.json.encode([[serial] for serial, day in batch if day == from_day]).decode()
             with older.connection:
+                older.connection.execute(UNCOUNT, (older.connection.execute(COUNTED, (carried,)).get,))
                 for serial, day in batch:
                     if day == from_day:
                         older.connection.execute(_MARK_CARRIED, (file.day, serial))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pigeonry.domain.message import BodyRef, IdempotencyRecord, Message, MessageKey, Pending, RecipientState
+from pigeonry.domain.message import BodyRef, IdempotencyRecord, Message, MessageKey, Pending, RecipientState, minute_of
 from pigeonry.ports.event_log import LogEntry
+from pigeonry.ports.ledger import LedgerRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,16 +29,18 @@ __all__ = [
     "encode_message",
     "event_page",
     "idempotency_record",
+    "ledger_page",
     "message_row",
     "recipient_rows",
 ]
 
-_OfMessage = tuple[str, str | None, float]
+_OfMessage = tuple[str, str | None, float, float]
 _DueRow = tuple[int, int, int, str, float, str, _OfMessage, int, float, int]
 _DUE: Final = """
 SELECT json_group_array(json_array(
     r.serial, m.serial, m.day, r.address, r.due, m.tenant,
-    json_extract(m.meta, '$.domain', '$.options.pool', '$.expires_at'), r.attempts, r.first_attempt_at, r.in_doubt))
+    json_extract(m.meta, '$.domain', '$.options.pool', '$.expires_at', '$.accepted_at'), r.attempts, r.first_attempt_at,
+    r.in_doubt))
 FROM (SELECT * FROM recipient INDEXED BY pending WHERE state = 0 AND (due, serial) > (?1, ?2) AND due <= ?3
       ORDER BY due, serial LIMIT ?4) AS r
 CROSS JOIN message AS m ON m.serial = r.message
@@ -55,6 +58,13 @@ SELECT json_group_array(json_array(serial, state, due, attempts, first_attempt_a
 FROM (SELECT * FROM recipient WHERE serial >= ?1 AND serial < ?2 ORDER BY serial)
 """
 _IDEMPOTENCY: Final = "SELECT fingerprint, response, expires_at FROM idempotency WHERE scope = ?1"
+
+_LEDGER: Final = """
+SELECT (SELECT count(*) FROM recipient INDEXED BY pending WHERE state = 0),
+    (SELECT coalesce(sum(accepted - delivered - failed), 0) FROM ledger),
+    (SELECT json_group_array(json_array(domain, minute, accepted, delivered, failed)) FROM ledger
+     WHERE minute >= ?1 OR (minute >= ?2 AND accepted > delivered + failed))
+"""
 
 _due_decoder: Final = msgspec.json.Decoder(list[_DueRow])
 _spans_decoder: Final = msgspec.json.Decoder(list[tuple[int, int]])
@@ -90,6 +100,7 @@ class RecipientRow(msgspec.Struct, frozen=True, array_like=True):
     carried_to: int
 
 
+_ledger_decoder: Final = msgspec.json.Decoder(list[LedgerRow])
 _recipients_decoder: Final = msgspec.json.Decoder(list[RecipientRow])
 
 
@@ -128,11 +139,13 @@ def due_page(
             attempts,
             first,
             in_doubt != 0,
+            minute_of(accepted_at),
         )
         for serial, message, key_day, address, due, tenant, (
             domain,
             pool,
             expires_at,
+            accepted_at,
         ), attempts, first, in_doubt in _due_decoder.decode(row)
     ]
     page.sort(key=_place)
@@ -147,6 +160,12 @@ def event_page(connection: apsw.Connection, *, after: int, until: int, limit: in
         entries.append(LogEntry(seq, octets[start : start + length] if length else b""))
         start += length
     return entries
+
+
+def ledger_page(connection: apsw.Connection, *, kept: int, audited: int) -> tuple[int, int, list[LedgerRow]]:
+    """Who waits, what is pending by the ledger, and its rows from these minutes on, of one moment. May block."""
+    waiting, pending, rows = connection.execute(_LEDGER, (kept, audited)).get
+    return waiting, pending, _ledger_decoder.decode(rows)
 
 
 def message_row(connection: apsw.Connection, *, shard: int, serial: int) -> MessageRow | None:

@@ -7,6 +7,8 @@ by their integer key; the only index that a delivered message pays for is ``pend
 ``recipient.carried_to`` names the day file in which a recipient goes on. ``message.first_seq`` is the seq of its
 first ``accepted`` event, 0 where the message was carried here. ``dot_sent`` holds a row for each attempt whose final
 dot may have left; settling takes it away, so that recovery reads as many rows as attempts were in flight.
+``ledger`` counts what became of the recipients of this file (``ports.ledger``); who is carried is accepted in the other
+file from then on, so that each file balances by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +27,16 @@ __all__ = ["open_reader", "open_writer", "wal_octets"]
 FORMAT: Final = 1
 _APPLICATION: Final = 0x7067_6E79  # "pgny": lets file(1) and operators tell what it is.
 
+_LEDGER: Final = """
+CREATE TABLE ledger(
+    minute INTEGER NOT NULL, domain TEXT NOT NULL, accepted INTEGER NOT NULL, delivered INTEGER NOT NULL,
+    failed INTEGER NOT NULL, PRIMARY KEY(minute, domain)) WITHOUT ROWID;
+"""
+_LEDGER_OF_OLD: Final = """
+INSERT INTO ledger SELECT CAST(m.meta ->> '$.accepted_at' / 60 AS INTEGER), m.meta ->> '$.domain',
+    count(*), sum(r.state = 1), sum(r.state = 2)
+FROM recipient AS r CROSS JOIN message AS m ON m.serial = r.message WHERE r.state < 3 GROUP BY 1, 2;
+"""
 _TABLES: Final = """
 CREATE TABLE message(
     serial INTEGER PRIMARY KEY, day INTEGER NOT NULL, recipients INTEGER NOT NULL, first_seq INTEGER NOT NULL,
@@ -75,9 +87,12 @@ def open_writer(disk: Disk, path: str) -> apsw.Connection:
         _refuse_newer(path, version)
         if version == 0:
             with connection:
-                _all(connection, _TABLES)
+                _all(connection, _TABLES + _LEDGER)
                 _all(connection, f"PRAGMA application_id = {_APPLICATION}")
                 _all(connection, f"PRAGMA user_version = {FORMAT}")
+        elif not connection.execute("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'ledger')").get:
+            with connection:  # It was written before there was one; the release that did so does not mind it.
+                _all(connection, _LEDGER + _LEDGER_OF_OLD)
     except BaseException:
         connection.close(force=True)
         raise

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from pigeonry.domain.errors import StoreBusy
 from pigeonry.domain.event import EventMessage, MessageHeaders
 from pigeonry.domain.message import Accept, DotSent, Message, NewRecipient, Note, RecipientState, Settle, Void
+from pigeonry.ports.ledger import Ledger
 from pigeonry.ports.queue_store import DueMark
 from pigeonry.stores.cassandra import entries
 from pigeonry.stores.cassandra.shard import Group, Shard
+from pigeonry.stores.counts import Counts
 
 SUMMARY = EventMessage(headers=MessageHeaders(message_id="m@x"), size=4)
 
@@ -64,6 +66,10 @@ def state(shard: Shard) -> tuple[Any, ...]:
     return found, dict(shard.dots), dict(shard.voided), shard.seq_next
 
 
+def ledger(shard: Shard) -> Ledger:
+    return shard.counts.told(0.0, seq=shard.seq_next, waiting=len(shard.waiting))
+
+
 def events(shard: Shard) -> list[bytes]:
     return [octets for _, octets in shard.recent(after=0, limit=1000) or ()]
 
@@ -100,6 +106,8 @@ def test_the_journal_read_again_is_the_shard(steps):
     read = journal.read(Shard(1, epoch=2))
     assert state(read) == state(journal.shard)
     assert events(read) == events(journal.shard)
+    assert ledger(read) == ledger(journal.shard)
+    assert ledger(read).pending == ledger(read).waiting
 
 
 @given(st.lists(STEP, max_size=30), st.lists(STEP, max_size=30))
@@ -113,6 +121,22 @@ def test_what_is_folded_over_a_state_that_has_it_already_changes_nothing(before,
     again.seq_next = seq
     journal.read(again, place)
     assert state(again) == state(whole)
+
+
+@given(st.lists(STEP, max_size=30), st.lists(STEP, max_size=30))
+def test_the_ledger_of_a_checkpoint_adds_up_with_what_is_folded_over_it(before, after):
+    journal = Journal(Shard(1, epoch=1))
+    play(journal, before)
+    place, seq = len(journal.rows), journal.shard.seq_next
+    voided, counted = dict(journal.shard.voided), journal.shard.counts.all()
+    play(journal, after)
+    whole = journal.read(Shard(1, epoch=2))
+    again = journal.read(Shard(1, epoch=3))  # who waits is told as it is a moment later, all else as it was
+    again.seq_next, again.voided, again.counts = seq, voided, Counts()
+    again.counts.put(counted)
+    journal.read(again, place)
+    assert state(again) == state(whole)
+    assert ledger(again) == ledger(whole)
 
 
 def test_a_second_end_and_a_repeated_retry_are_not_written():
