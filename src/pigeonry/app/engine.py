@@ -11,6 +11,7 @@ from pigeonry.ports.body_store import BodyStore
 from pigeonry.ports.coordinator import Coordinator
 from pigeonry.ports.documents import Directory, Identity
 from pigeonry.ports.event_log import EventLog
+from pigeonry.ports.ledger import StoreLedger
 from pigeonry.ports.ownership import Member, Ownership
 from pigeonry.ports.queue_store import QueueStore
 from pigeonry.ports.quota import Quota
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Documents", "Engine", "Store", "Who"]
 
 
-class Store(QueueStore, EventLog, BodyStore, Protocol):
-    """Queue, events and bodies of one worker, and its life."""
+class Store(QueueStore, EventLog, StoreLedger, BodyStore, Protocol):
+    """Queue, events, ledger and bodies of one worker, and its life."""
 
     @property
     def broken(self) -> asyncio.Event:

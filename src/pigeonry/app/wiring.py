@@ -43,6 +43,7 @@ from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.config import SmtpDoorConfig
 from pigeonry.doors.smtp.listener import SmtpDoor
 from pigeonry.events.consumer import IndexConsumer
+from pigeonry.events.ledger import LedgerAudit
 from pigeonry.events.search import EventSearch
 from pigeonry.events.show import show
 from pigeonry.net.dialer import TcpDialer
@@ -204,6 +205,7 @@ class Wiring:
                 self._scheduler.run,
                 self._addresses.run,
                 self._consumer.run,
+                self._audit.run,
                 self._retire_events,
                 self._shares.run,
                 self._smtp.run,
@@ -280,6 +282,7 @@ class Wiring:
         self._shares = Shares(engine.quota, name=name, clock=clock, ids=self._ids, log=self._log)
         self._index = SqliteEventIndex(data, disk=node_disk(data), lanes=lanes, clock=clock)
         self._consumer = IndexConsumer(self._store, self._index, clock)
+        self._audit = LedgerAudit(self._store, clock)
 
     def _build_senders(self) -> None:
         self._keys = KeyRing(self._identity, self._clock)
@@ -459,6 +462,8 @@ class Wiring:
                 "pigeonry_proxy_headers_refused_total": doors.headers_refused.items,
                 "pigeonry_bodies_in_flight_octets": lambda: [((), gate.in_flight_octets + smtp.octets_in_flight)],
                 "pigeonry_shedding": lambda: [((), float(store.reason_to_shed() is not None))],
+                "pigeonry_ledger_difference": lambda: [((), self._audit.difference)],
+                "pigeonry_event_gaps_total": lambda: [((), self._audit.gaps)],
                 "pigeonry_index_lag_events": lambda: [((), self._consumer.lag())],
                 **self._commanding.samples(),
                 "pigeonry_log_head": lambda: [((), sum(map(store.head, store.shards())))],

@@ -92,6 +92,17 @@ CATALOGUE: Final = (
     Described("pigeonry_bodies_in_flight_octets", "gauge", "Octets of requests received and not answered yet."),
     Described("pigeonry_shedding", "gauge", "1 while the store asks the doors to refuse, else 0."),
     Described("pigeonry_log_head", "gauge", "Events in the log of the shards owned: the sum of their highest numbers."),
+    Described(
+        "pigeonry_ledger_difference",
+        "gauge",
+        "Recipients by which the store's counts and its events differ, for minutes of acceptance that are over: "
+        "anything but 0 is an error of ours, and the log says where.",
+    ),
+    Described(
+        "pigeonry_event_gaps_total",
+        "counter",
+        "Events that are missing from the log: their numbers were given out and they are not there.",
+    ),
     Described("pigeonry_index_lag_events", "gauge", "Events that are in the log and not in the search index yet."),
     Described(
         "pigeonry_cluster_connections",
