@@ -293,3 +293,11 @@ async def test_marks_are_unique_and_rise_also_when_times_do_not(node: Node):
     assert marks == sorted(set(marks))
     assert ids(page) == list(range(300))
     assert all(isinstance(mark, IndexMark) for mark in marks)
+
+
+async def test_restoring_what_is_there_changes_nothing_and_what_is_not_fed_yet_is_left_to_the_feed(node: Node):
+    node.clock.time = T0 + 100
+    await node.feed(*[accepted(i, T0 + i) for i in range(5)])
+    before = (await node.other.search(query())).items
+    assert await node.one.restore(0, [(i + 1, accepted(i, T0 + i)) for i in range(7)]) == 0
+    assert (await node.other.search(query())).items == before

@@ -55,6 +55,10 @@ class Owner:
     async def holds(self) -> list[int]:
         return ids(await self.index.search(ALL))
 
+    def remove_first_day(self) -> None:
+        for path in self.files.glob(f"{self.days()[0].name}*"):
+            path.unlink()
+
     def days(self) -> list[Path]:
         return sorted(self.files.glob("*.db"))
 
@@ -245,3 +249,25 @@ async def test_skipping_events_of_other_kinds_goes_on_where_it_stopped(owner: Ow
         query = msgspec.structs.replace(query, after=page.upto)
     assert found == ([3, 30] if ascending else [30, 3])
     assert looks > 4
+
+
+async def test_what_was_deleted_from_a_file_is_restored_where_it_stood(owner: Owner):
+    await owner.follow()
+    before = (await owner.index.search(ALL)).items
+    for path in owner.days():
+        db = apsw.Connection(str(path))
+        db.execute("DELETE FROM event WHERE seq IN (2, 3, 4, 7, 12)")
+        db.close()
+    assert len(await owner.holds()) == len(before) - 5
+    assert await owner.index.restore(0, LOG) == 5
+    assert (await owner.index.search(ALL)).items == before
+    assert await owner.index.restore(0, LOG) == 0
+
+
+async def test_a_file_that_is_gone_is_begun_anew_by_restoring(owner: Owner):
+    await owner.follow()
+    before = (await owner.index.search(ALL)).items
+    owner.remove_first_day()
+    await owner.index.restore(0, LOG)
+    await owner.follow()
+    assert (await owner.index.search(ALL)).items == before

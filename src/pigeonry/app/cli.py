@@ -101,7 +101,13 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("drain", "drain", "Take the node out of service in order; it ends."),
         ),
     ),
-    "events": ("The event log.", (("count", "count", "Count the events in the log by kind."),)),
+    "events": (
+        "The event log.",
+        (
+            ("count", "count", "Count the events in the log by kind."),
+            ("rebuild", "rebuild", "Rebuild a window of the search index from the log."),
+        ),
+    ),
     "drill": (
         "Situations that hurt, built with real processes and judged against bars.",
         (("durability", "durability", "Kill everything under load; nothing acknowledged may be lost."),),

@@ -21,6 +21,7 @@ from pigeonry.app.doors import Doors
 from pigeonry.app.egress import addresses_of, egress_gauges, egress_of, ownership
 from pigeonry.app.engine import Who
 from pigeonry.app.engines import node_disk, open_engine
+from pigeonry.app.event_commands import event_handlers
 from pigeonry.app.node import Node, Parts
 from pigeonry.app.queue_commands import command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
@@ -44,6 +45,7 @@ from pigeonry.doors.smtp.config import SmtpDoorConfig
 from pigeonry.doors.smtp.listener import SmtpDoor
 from pigeonry.events.consumer import IndexConsumer
 from pigeonry.events.ledger import LedgerAudit
+from pigeonry.events.rebuild import Rebuild
 from pigeonry.events.search import EventSearch
 from pigeonry.events.show import show
 from pigeonry.net.dialer import TcpDialer
@@ -312,9 +314,10 @@ class Wiring:
             owner, me = await self._ownership.owner_of(shard), self._who.me
             return owner is not None and (owner.node, owner.slot) == (me.node, me.slot)
 
+        events = event_handlers(Rebuild(self._store, self._index))
         own = command_handlers(self._commands, self._store, self._clock, responsible=responsible)
         self._commanding = Commanding(
-            {**own, **of_itself(self._store, since=self._clock.now())},
+            {**own, **events, **of_itself(self._store, since=self._clock.now())},
             ownership=self._ownership,
             me=self._who.me,
             data=self._data,

@@ -18,6 +18,7 @@ import structlog
 
 from pigeonry.domain.errors import Fault
 from pigeonry.domain.message import minute_of
+from pigeonry.events.rebuild import seq_since
 from pigeonry.ports.event_log import EventLog
 from pigeonry.ports.ledger import KEPT_S, LedgerRow, StoreLedger
 
@@ -33,7 +34,6 @@ __all__ = ["LedgerAudit"]
 ROUND_S: Final = 15.0  # between two audits: what differs in a minute that is over is known within 60 s
 PAGE: Final = 500  # events folded at once: some 2 ms
 CLOSED_S: Final = 5.0  # after its end a minute is closed: nobody is still accepted under it
-LOOKED_AT: Final = 16  # events looked at for one that was not voided, when the place to begin is searched
 FOUND_MAX: Final = 1_000  # minutes that differ and are remembered: more are not needed to raise an alarm
 
 _Key = tuple[str, int]
@@ -216,15 +216,7 @@ class LedgerAudit:
     async def _begin(self, shard: int) -> _Books:
         """Books that begin with the first event of the minutes that are still told of."""
         since = self._clock.now() - KEPT_S
-        low, high = 0, self._store.head(shard)
-        while low < high:
-            middle = (low + high) // 2
-            page = await self._store.tail(shard, after=middle, limit=LOOKED_AT)
-            found = next((entry for entry in page if entry.octets), None)
-            if found is None or _time(found.octets) >= since:
-                high = middle
-            else:
-                low = max(middle + 1, found.seq)
+        low = await seq_since(self._store, shard, since)
         page = await self._store.tail(shard, after=low, limit=1)
         cursor = page[0].seq - 1 if page else low
         first = minute_of(since) + 2 if cursor else 0  # commits may be a minute out of order
@@ -248,10 +240,3 @@ class LedgerAudit:
 
     def _tell(self, shard: int, domain: str, minute: int, **what: int) -> None:
         structlog.get_logger().error("ledger_differs", shard=shard, domain=domain, minute=minute, **what)
-
-
-def _time(octets: bytes) -> float:
-    try:
-        return _decode(octets).timestamp
-    except msgspec.DecodeError:
-        return 0.0

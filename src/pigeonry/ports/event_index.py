@@ -92,6 +92,13 @@ class EventIndex(Protocol):
         """
         ...
 
+    async def restore(self, shard: int, entries: Sequence[tuple[int, bytes]]) -> int:
+        """Add those events (seq, octets) at or before the cursor that are missing; how many there were.
+
+        Each comes between those that stand before and after it in the log. What is there is left as it is.
+        """
+        ...
+
     async def level(self, at: Mapping[int, float]) -> None:
         """Say of shards that their logs had nothing beyond the cursor at a time (seconds since the Unix epoch).
 

@@ -1,15 +1,35 @@
-"""``pigeonry events count``: what the log holds, read from its files, whether the node runs or not."""
+"""``pigeonry events count``: what the log holds, read from its files, whether the node runs or not.
+
+``pigeonry events rebuild``: what of a time the search index lacks, added from the log by the workers that own it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pigeonry.app.local import node_data
+import msgspec
+from cyclopts import Parameter
+
+from pigeonry.app.event_commands import STEP, WINDOWS, Span
+from pigeonry.app.local import node_data, workers_here
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
-from pigeonry.domain.errors import NotFound
+from pigeonry.domain.errors import BadRequest, NotFound, StoreBusy
+from pigeonry.doors.commands.wire import Command
+from pigeonry.events.rebuild import Rebuilt, Window
 
-__all__ = ["count"]
+if TYPE_CHECKING:
+    from pigeonry.doors.commands.owners import Beside
+
+__all__ = ["count", "rebuild"]
+
+STEP_S: Final = 10.0  # what a worker may take for a thousand events
+AGAIN_S: Final = 0.5  # seconds before a step is tried again that the index was not ready for
+TRIES_MAX: Final = 120  # such steps in a row after which the index is not getting ready: a minute
 
 _COUNT = (
     "SELECT octets ->> '$.event', octets ->> '$.severity', count(*) FROM event WHERE length(octets) > 0 GROUP BY 1, 2"
@@ -33,3 +53,67 @@ def count(*, config: ConfigFile = None, json: Json = False) -> None:
         print_json(dict(counts))
     else:
         print_rows([{"event": kind, "count": number} for kind, number in counts.items()], ("event", "count"))
+
+
+def rebuild(
+    *,
+    begin: Annotated[str, Parameter(name="--from", help="Where the window begins, such as 2026-11-24T10:00Z.")],
+    end: Annotated[str, Parameter(name="--to", help="Where it ends.")],
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Add what the search index of this node lacks of a time, from the log, while the node runs.
+
+    It may be repeated, and goes over the events of a minute before and after as well. What is there stays as it is.
+    """
+    span = Span(_seconds(begin), _seconds(end))
+    beside, workers = workers_here(config)
+    done = asyncio.run(_rebuild(beside, workers, span, quiet=json))
+    if json:
+        print_json(done)
+    else:
+        sys.stdout.write(f"{done['looked_at']} events of {done['shards']} shards looked at, {done['added']} added.\n")
+
+
+async def _rebuild(beside: Beside, workers: int, span: Span, *, quiet: bool) -> dict[str, int]:
+    todo: list[tuple[int, Window]] = []
+    for slot in range(workers):
+        command = Command(WINDOWS, msgspec.to_builtins(span), slot=slot, within_s=STEP_S)
+        todo += [(slot, window) for window in msgspec.convert(await beside(command), type=list[Window])]
+    total, looked_at, added = sum(window.last - window.after for _, window in todo), 0, 0
+    for slot, window in todo:
+        rest = window
+        while rest.after < rest.last:
+            step = await _step(beside, slot, rest)
+            looked_at, added = looked_at + step.after - rest.after, added + step.added
+            rest = msgspec.structs.replace(rest, after=step.after)
+            if not quiet:
+                sys.stderr.write(f"\rshard {rest.shard}: {looked_at} of {total} events, {added} added")
+    if todo and not quiet:
+        sys.stderr.write("\n")
+    return {"shards": len(todo), "looked_at": looked_at, "added": added}
+
+
+async def _step(beside: Beside, slot: int, window: Window) -> Rebuilt:
+    for _ in range(TRIES_MAX):
+        command = Command(STEP, msgspec.to_builtins(window), slot=slot, within_s=STEP_S)
+        try:
+            answer: Any = await beside(command)
+        except StoreBusy:
+            await asyncio.sleep(AGAIN_S)  # noqa: TID251  # a command of the shell has no clock but this
+        else:
+            return msgspec.convert(answer, type=Rebuilt)
+    raise StoreBusy(f"The search index of shard {window.shard} does not come to where the log is.")
+
+
+def _seconds(text: str) -> float:
+    """A time as people write it, in UTC when it says nothing else, or seconds since the Unix epoch."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise BadRequest(f"{text!r} is no time: write it as 2026-11-24T10:00Z.") from None
+    return (found if found.tzinfo else found.replace(tzinfo=dt.UTC)).timestamp()

@@ -41,6 +41,10 @@ class _Shard:
         return (self.events[number] for number in numbers)
 
 
+def _seq(item: tuple[IndexMark, Candidate, bytes]) -> int:
+    return item[0].seq
+
+
 class MemoryEventIndex:
     """Searchable events in memory. See ``ports.event_index.EventIndex`` for the contract.
 
@@ -70,6 +74,21 @@ class MemoryEventIndex:
                 place = here.order.place(seq, micros(event.timestamp), now_us=now_us)
                 here.events.append((IndexMark(place, shard, seq), event, octets))
         here.order.advance()
+
+    async def restore(self, shard: int, entries: Sequence[tuple[int, bytes]]) -> int:
+        """Add those that are missing at or before the cursor."""
+        here = self._shards.setdefault(shard, _Shard())
+        there, added = {mark.seq for mark, _, _ in here.events}, 0
+        for seq, octets in entries:
+            event = self._decoded(octets) if seq <= here.cursor and seq not in there else None
+            if event is not None:
+                at = bisect_left(here.events, seq, key=_seq)
+                low = here.events[at - 1][0].time_us + 1 if at else 0
+                high = here.events[at][0].time_us - 1 if at < len(here.events) else here.order.watermark_us
+                place = max(low, min(micros(event.timestamp), high))
+                here.events.insert(at, (IndexMark(place, shard, seq), event, octets))
+                added += 1
+        return added
 
     async def level(self, at: Mapping[int, float]) -> None:
         """Say of shards that their logs had nothing beyond the cursor at a time."""

@@ -73,6 +73,14 @@ class SqliteEventIndex:
             await self._clock.sleep(0.0)
         await self._write(lambda: self._shard(shard).feed(prepared, now_us=self._now_us()))
 
+    async def restore(self, shard: int, entries: Sequence[tuple[int, bytes]]) -> int:
+        """Add those that are missing at or before the cursor."""
+        prepared: list[Entry] = []
+        for start in range(0, len(entries), _SLICE):
+            prepared += [(seq, self._prepared(octets)) for seq, octets in entries[start : start + _SLICE]]
+            await self._clock.sleep(0.0)
+        return await self._write(lambda: self._shard(shard).restore(prepared, now_us=self._now_us()))
+
     async def level(self, at: Mapping[int, float]) -> None:
         """Say of shards that their logs had nothing beyond the cursor at a time."""
 

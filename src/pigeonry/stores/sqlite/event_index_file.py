@@ -222,6 +222,33 @@ class IndexFile:
         self._domains = domains
         self.span = span
 
+    def restore(self, events: list[tuple[int, Prepared]]) -> int:
+        """Add those of these events (in order) that are not there, each between its neighbours; how many.
+
+        Raises:
+            apsw.Error: None was added.
+        """
+        first, last = events[0][0], events[-1][0]
+        execute = self._db.execute
+        there = dict(execute("SELECT seq, time_us FROM event WHERE seq BETWEEN ? AND ?", (first, last)))
+        if len(there) == len(events):
+            return 0
+        ceiling = execute("SELECT time_us FROM event WHERE seq > ? ORDER BY seq LIMIT 1", (last,)).get
+        ceiling = self.span.last_us + 1 if ceiling is None else ceiling
+        below: dict[int, int] = {}
+        for seq, _ in reversed(events):
+            ceiling = below[seq] = there.get(seq, ceiling - 1)
+        floor = execute("SELECT time_us FROM event WHERE seq < ? ORDER BY seq DESC LIMIT 1", (first,)).get or 0
+        placed: list[tuple[int, int, Prepared]] = []
+        for seq, event in events:
+            if seq in there:
+                floor = there[seq]
+            else:
+                floor = max(floor + 1, min(round(event[0] * 1e6), below[seq]))
+                placed.append((seq, floor, event))
+        self.add(placed, self.span)
+        return len(placed)
+
     def _insert(self, statement: str, row: str, values: list[object], width: int) -> None:
         """Insert in few statements of many rows: each call gives the interpreter's lock away and waits for it."""
         start, rows = 0, len(values) // width

@@ -131,6 +131,40 @@ class ShardIndex:
         self._order.advance()
         self._speak(now_us)
 
+    def restore(self, entries: Sequence[Entry], *, now_us: int) -> int:
+        """Add those that are missing at or before the cursor; how many. A file that is gone or damaged is begun anew.
+
+        Raises:
+            apsw.Error, OSError: Not all were added.
+        """
+        added = 0
+        for day in sorted(self._spans):
+            span = self._spans[day]
+            if self._disk.size(day_path(self._folder, day)) < 0:
+                self._lose(day, now_us)  # the log is read again from there on
+                continue
+            mine = [
+                (seq, event) for seq, event in entries if event and span.first <= seq <= min(span.last, self.cursor)
+            ]
+            if mine:
+                try:
+                    added += self._restore(day, mine)
+                except DAMAGED:
+                    self._lose(day, now_us)
+        return added
+
+    def _restore(self, day: int, entries: list[tuple[int, Prepared]]) -> int:
+        path = day_path(self._folder, day)
+        if self._open is not None and self._open[0] == day:
+            return self._open[1].restore(entries)
+        self._release(path)
+        file = IndexFile(path, disk=self._disk)
+        try:
+            return file.restore(entries)
+        finally:
+            file.finish()
+            file.close()
+
     def level(self, at_us: int, *, now_us: int) -> None:
         """The log had nothing beyond the cursor at that time."""
         if abs(now_us - self._looked_us) > micros(_LOOK_FOR_LOST_S):
