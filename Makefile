@@ -45,10 +45,11 @@ bench: $(STAMPS)/installed parts ## Measure the relay, the API, a batch, a recov
 	$(BIN)/python bench/takeover.py
 	$(BIN)/python bench/duplicates.py
 
-drills: $(STAMPS)/installed ## The full drills; figures and timelines go to docs/drills, to be committed
+drills: $(STAMPS)/installed parts ## The full drills; figures and timelines go to docs/drills, to be committed
 	@mkdir -p docs/drills
 	$(BIN)/pigeonry drill durability --messages 1000000 --kills 200 --power-cuts 50 \
 		--measured "commit $$(git describe --always --dirty)" --record docs/drills/durability.txt
+	$(BIN)/pigeonry drill d2014 --measured "commit $$(git describe --always --dirty)" --record docs/drills/d2014.txt
 
 lock: $(STAMPS)/uv ## Resolve the dependencies anew: all of them, and those that a node in production has
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group dev --extra cassandra \

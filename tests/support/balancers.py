@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import itertools
-import re
 import shutil
 import smtplib
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pigeonry.drills.balancer import placed
 from support.process import Daemon, free_port, until
 
 SHIPPED = Path(__file__).parents[2] / "packaging" / "haproxy" / "haproxy.cfg"
@@ -38,20 +38,18 @@ class Balancer:
         self.address = address
         self.fronts = {door: free_port(address) for door in ("80", "443", "587", "465")}
         self._admin = folder / f"{address}.sock"
-        text = SHIPPED.read_text()
-        for number, node in enumerate(nodes):
-            text = text.replace(f"10.0.0.{11 + number}:", f"{node}:")
-        for door, port in self.fronts.items():
-            text = re.sub(rf"bind :{door}\b", f"bind {address}:{port}", text)
-        for shipped, port in ports.items():
-            text = re.sub(rf"(127\.\S+:|\bport ){shipped}\b", rf"\g<1>{port}", text)
-        text = text.replace("/etc/haproxy/pigeonry.pem", str(certificate))
-        text = text.replace("/run/haproxy/admin.sock", str(self._admin))
-        text = text.replace("maxconn 20000", "maxconn 500")  # within the descriptors that any user may have
-        text = text.replace("log /dev/log local0", "log stdout format raw local0")
-        text = re.sub(r"    (user|group) haproxy\n", "", text)
         self._config = folder / f"{address}.cfg"
-        self._config.write_text(text)
+        self._config.write_text(
+            placed(
+                SHIPPED.read_text(),
+                address,
+                fronts=self.fronts,
+                nodes=nodes,
+                ports=ports,
+                certificate=certificate,
+                admin=self._admin,
+            )
+        )
         self._log = folder / f"{address}.log"
 
     def start(self, *more: str) -> None:

@@ -110,7 +110,10 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
     ),
     "drill": (
         "Situations that hurt, built with real processes and judged against bars.",
-        (("durability", "durability", "Kill everything under load; nothing acknowledged may be lost."),),
+        (
+            ("durability", "durability", "Kill everything under load; nothing acknowledged may be lost."),
+            ("d2014", "d2014", "Restart, kill and freeze parts of a cluster under load."),
+        ),
     ),
 }
 """Groups of commands about what a node keeps: name, function in the group's module, meaning."""

@@ -14,10 +14,11 @@ from typing import Final
 import msgspec
 
 from pigeonry.drills.audit import audit
+from pigeonry.drills.clients import HttpClient, SmtpClient
 from pigeonry.drills.node import Node, NodeDown, free_port
 from pigeonry.drills.receiver import Misbehaviour, Receiver
 from pigeonry.drills.report import Report
-from pigeonry.drills.senders import HttpSender, Ledger, SmtpSender
+from pigeonry.drills.senders import Ledger, Sender
 from pigeonry.ports.environment import Clock, Dice
 
 __all__ = ["Plan", "durability"]
@@ -121,20 +122,15 @@ async def durability(plan: Plan, folder: Path, *, clock: Clock, dice: Dice, repo
     report.happened("done")
 
 
-def _senders(
-    plan: Plan, ledger: Ledger, clock: Clock, *, smtp: int, http: int, key: str
-) -> list[SmtpSender | HttpSender]:
+def _senders(plan: Plan, ledger: Ledger, clock: Clock, *, smtp: int, http: int, key: str) -> list[Sender]:
     """All clients, by SMTP at one port and by HTTP at the other."""
     who, octets = f"a@{DOMAIN}", plan.octets
-    by_smtp = [
-        SmtpSender(ledger, clock, ("127.0.0.1", smtp), reverse_path=who, octets=octets)
-        for _ in range(plan.smtp_senders)
+    by_smtp = SmtpClient(reverse_path=who, octets=octets)
+    by_http = HttpClient(domain=DOMAIN, key=key, reverse_path=who, octets=octets)
+    return [
+        *(Sender(ledger, clock, ("127.0.0.1", smtp), by_smtp) for _ in range(plan.smtp_senders)),
+        *(Sender(ledger, clock, ("127.0.0.1", http), by_http) for _ in range(plan.http_senders)),
     ]
-    by_http = [
-        HttpSender(ledger, clock, ("127.0.0.1", http), domain=DOMAIN, key=key, reverse_path=who, octets=octets)
-        for _ in range(plan.http_senders)
-    ]
-    return [*by_smtp, *by_http]
 
 
 async def _watch(ledger: Ledger, receiver: Receiver, *, clock: Clock, report: Report) -> None:

@@ -42,10 +42,14 @@ class Node:
         config: Its configuration file.
         smtp_port: The port by which it is known to be ready.
         environ: Added to the environment of its processes.
+        host: The loopback address of all its doors. It is asked from there, since from others it may expect a header.
     """
 
-    def __init__(self, config: Path, smtp_port: int, clock: Clock, environ: dict[str, str]) -> None:
+    def __init__(
+        self, config: Path, smtp_port: int, clock: Clock, environ: dict[str, str], *, host: str = "127.0.0.1"
+    ) -> None:
         self._config = config
+        self._host = host
         self._smtp_port = smtp_port
         self._clock = clock
         self._environ = {**os.environ, **environ}
@@ -89,7 +93,7 @@ class Node:
     async def _greets(self) -> bool:
         try:
             async with asyncio.timeout(1.0):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._smtp_port)
+                reader, writer = await asyncio.open_connection(self._host, self._smtp_port, local_addr=(self._host, 0))
                 try:
                     return (await reader.readline()).startswith(b"220")
                 finally:
@@ -105,6 +109,14 @@ class Node:
             return [int(pid) for pid in children.read_text().split()]
         except OSError:
             return []
+
+    def resident_mib(self) -> float:
+        """Memory of its largest worker now, in MiB."""
+        sizes = [0]
+        for pid in self.workers():
+            with contextlib.suppress(OSError):
+                sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]))
+        return max(sizes) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def kill(self, pid: int) -> None:
         """End a worker with SIGKILL."""
@@ -125,12 +137,16 @@ class Node:
         await self.start()
 
     async def kill_all(self) -> None:
-        """End supervisor and workers with SIGKILL at one instant, as a power cut does, and start anew."""
-        assert self._process is not None
-        for pid in [self._process.pid, *self.workers()]:
-            self.kill(pid)
-        await self._process.wait()
+        """As ``die``, and start anew."""
+        await self.die()
         await self.start()
+
+    async def die(self) -> None:
+        """End supervisor and workers with SIGKILL at one instant, as a power cut does; nothing when none runs."""
+        if self._process is not None and self._process.returncode is None:
+            for pid in [self._process.pid, *self.workers()]:
+                self.kill(pid)
+            await self._process.wait()
 
     async def stop(self) -> int:
         """SIGTERM, and wait until it drained; its exit code."""

@@ -17,6 +17,7 @@ from pigeonry.ports.environment import Dice
 __all__ = ["Misbehaviour", "Receiver"]
 
 _END = b"\r\n.\r\n"
+_TAKEN = b"250 2.0.0 taken\r\n"
 
 
 class Misbehaviour(msgspec.Struct, frozen=True):
@@ -25,10 +26,12 @@ class Misbehaviour(msgspec.Struct, frozen=True):
     Args:
         drops_reply: Takes the message and closes the connection without a word: the sender is left in doubt.
         defers: Answers 451 after the dot.
+        thinks_s: Seconds between the dot and the 250, so that there is always an attempt whose end is not known.
     """
 
     drops_reply: float = 0.0
     defers: float = 0.0
+    thinks_s: float = 0.0
 
 
 class Receiver:
@@ -66,6 +69,7 @@ class _Session(asyncio.Protocol):
         self._receiver = receiver
         self._buffer = b""
         self._in_data = False
+        self._thinks = False
         self._forward_path = ""
         self._transport: asyncio.Transport | None = None
 
@@ -75,8 +79,11 @@ class _Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        self._go_on()
+
+    def _go_on(self) -> None:
         out: list[bytes] = []
-        while self._transport is not None and not self._transport.is_closing():
+        while self._transport is not None and not self._transport.is_closing() and not self._thinks:
             if self._in_data:
                 if not self._finish_message(out):
                     break
@@ -122,5 +129,16 @@ class _Session(asyncio.Protocol):
             out.append(b"451 4.3.0 not now\r\n")
         else:
             receiver.taken[path] += 1
-            out.append(b"250 2.0.0 taken\r\n")
+            if receiver.misbehaviour.thinks_s:
+                self._thinks = True
+                asyncio.get_running_loop().call_later(receiver.misbehaviour.thinks_s, self._say_taken)
+            else:
+                out.append(_TAKEN)
         return True
+
+    def _say_taken(self) -> None:
+        """Nothing else is answered meanwhile, for a client may have sent its next commands already (RFC 2920)."""
+        self._thinks = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(_TAKEN)
+            self._go_on()

@@ -52,6 +52,10 @@ class Report:
         """A figure that must be met to the unit."""
         self.figures.append(Figure(name, str(value), str(bar), value == bar))
 
+    def at_most(self, name: str, value: float, bar: float) -> None:
+        """A figure that must not be over its bar; seconds, mostly."""
+        self.figures.append(Figure(name, f"{value:.2f}", f"<= {bar:g}", value <= bar))
+
     def broke_off(self, why: str) -> None:
         """The drill could not go on to its end, so no bar counts as met."""
         self.happened(why)
