@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pigeonry.domain.errors import StoreBusy
 from pigeonry.domain.message import Pending
 from pigeonry.ports.ledger import LedgerRow
 from pigeonry.stores.cassandra.session import Consistency
@@ -215,6 +216,8 @@ class Checkpoints:
             if chain.base is None or await self._fill(shard, chain.base):
                 shard.late.update(chain.late)
                 return chain, epoch
+        if rows:  # to begin with nothing would be to lose all that waits
+            raise StoreBusy(f"Shard {shard.number} cannot be read: parts of its checkpoints are missing.")
         return Chain(None, ()), 0
 
     async def _fill(self, shard: Shard, head: Head) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Buckets", "Journal", "Place", "Row"]
 
-PAGE_ROWS: Final = 64  # groups that are read at once: 1 to 2 MB
+PAGE_ROWS: Final = 8  # groups that are read at once: of the largest some 2 MB, which come within one request
 
 _APPEND: Final = "INSERT INTO journal(shard, epoch, bucket, number, seq, octets) VALUES (?,?,?,?,?,?) USING TTL ?"
 _OPEN: Final = "INSERT INTO bucket(shard, epoch, bucket, seq) VALUES (?,?,?,?) USING TTL ?"

@@ -38,6 +38,8 @@ PART_OCTETS: Final = 256 * 1024  # of one row of a body: what one request carrie
 PARTS_AT_ONCE: Final = 4  # rows of one body that are read or written at the same time
 
 _KEEP: Final = "INSERT INTO message(shard, serial, part, meta, octets) VALUES (?,?,?,?,?) USING TTL ?"
+_PART: Final = "INSERT INTO message(shard, serial, part, octets) VALUES (?,?,?,?) USING TTL ?"
+_MARK_VOID: Final = "INSERT INTO message(shard, serial, part) VALUES (?,?,?) USING TTL ?"
 _FIND: Final = "SELECT part, meta FROM message WHERE shard = ? AND serial = ? AND part < 0"
 _VOID: Final = "SELECT part FROM message WHERE shard = ? AND serial = ? AND part = ?"
 _BODY: Final = "SELECT octets FROM message WHERE shard = ? AND serial = ? AND part = ?"
@@ -46,6 +48,7 @@ _END: Final = "INSERT INTO outcome(shard, serial, recipient, octets) VALUES (?,?
 _ENDS: Final = "SELECT recipient, octets FROM outcome WHERE shard = ? AND serial = ?"
 _END_ONE: Final = "SELECT recipient, octets FROM outcome WHERE shard = ? AND serial = ? AND recipient = ?"
 
+_WRITES: Final = frozenset({_KEEP, _PART})
 _READS: Final = frozenset({_FIND, _BODY, _ENDS, _END_ONE})
 
 
@@ -127,7 +130,7 @@ class Messages:
         Raises:
             StoreBusy, StoreInDoubt: It could not be written in time.
         """
-        await self._execute(_KEEP, (shard, serial, part, None, octets, self._ttl))
+        await self._execute(_PART, (shard, serial, part, octets, self._ttl))
 
     async def keep_parts(self, shard: int, serial: int, octets: bytes) -> None:
         """Write a body in parts, some at the same time."""
@@ -142,7 +145,7 @@ class Messages:
 
     async def void(self, shard: int, serial: int) -> None:
         """Say that a message was never acknowledged."""
-        await self._execute(_KEEP, (shard, serial, PART_VOID, None, None, self._ttl))
+        await self._execute(_MARK_VOID, (shard, serial, PART_VOID, self._ttl))
 
     async def is_void(self, shard: int, serial: int) -> bool:
         """Whether that is written of a message."""
@@ -188,9 +191,16 @@ class Messages:
             _ROWS, (shard, serial), timeout_s=self._timeout_s, page_rows=PARTS_AT_ONCE, consistency=self._reads
         )
         async for page in pages:
-            await asyncio.gather(
-                *(self._execute(_KEEP, (shard, serial, part, meta, octets, self._ttl)) for part, meta, octets in page)
-            )
+            await asyncio.gather(*(self._keep_row(shard, serial, part, meta, octets) for part, meta, octets in page))
+
+    async def _keep_row(self, shard: int, serial: int, part: int, meta: bytes | None, octets: bytes | None) -> None:
+        """As it was read: what is absent stays so, for a null that is written is a tombstone."""
+        if meta is not None:
+            await self._execute(_KEEP, (shard, serial, part, meta, octets or b"", self._ttl))
+        elif octets is not None:
+            await self.keep_part(shard, serial, part, octets)
+        else:
+            await self.void(shard, serial)
 
     async def end(self, shard: int, settled: Settled) -> None:
         """Write how a recipient ended; the same twice is no harm."""
@@ -221,7 +231,7 @@ class Messages:
         return b"".join(found)
 
     async def _execute(self, cql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        consistency = self._writes if cql is _KEEP else self._reads if cql in _READS else Consistency.LOCAL_QUORUM
+        consistency = self._writes if cql in _WRITES else self._reads if cql in _READS else Consistency.LOCAL_QUORUM
         return await self._session.execute(cql, values, timeout_s=self._timeout_s, consistency=consistency)
 
 
