@@ -189,7 +189,7 @@ class GatedSession:
     def __init__(self, session: Session, gate: asyncio.Event, *, only: str = "") -> None:
         self._session, self._gate, self._only = session, gate, only
         self.held: list[str] = []
-        self.pages = session.pages
+        self.pages, self.circuit = session.pages, session.circuit
 
     async def conditional(self, cql: str, values: Sequence[object] = (), **more: Any) -> tuple[bool, dict[str, Any]]:
         await self._gate.wait()

@@ -28,6 +28,15 @@ __all__ = ["Backlog", "Bounds"]
 GRAIN_S: Final = 0.02  # Deadlines are looked at this often; an answer may be early by as much, and is never late.
 
 
+def _never() -> None:
+    return None
+
+
+def _is_over(item: Handed, limit: float, *, silent: bool) -> bool:
+    """Whether nobody is to wait for it any longer."""
+    return item.deadline < limit or (silent and item.brings and not item.ended)
+
+
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How much may wait, and go together.
 
@@ -50,18 +59,27 @@ class Backlog:
     Args:
         closed: Why nothing is taken any more, or None.
         full: Why nothing new is taken just now, or None.
+        silent: Why who brings something new is told at once, and not at his deadline, that it is not stored or is in
+            doubt; or None. The store behind answers nothing.
 
     Attributes:
         flying: The group that is being written.
     """
 
     def __init__(
-        self, *, clock: Clock, bounds: Bounds, closed: Callable[[], str | None], full: Callable[[], str | None]
+        self,
+        *,
+        clock: Clock,
+        bounds: Bounds,
+        closed: Callable[[], str | None],
+        full: Callable[[], str | None],
+        silent: Callable[[], str | None] = _never,
     ) -> None:
         self._clock = clock
         self._bounds = bounds
         self._closed = closed
         self._full = full
+        self._silent = silent
         self._waiting: deque[Handed] = deque()
         self._octets = 0
         self._wake = asyncio.Event()
@@ -94,7 +112,7 @@ class Backlog:
 
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
-        reason = self._closed() or self._full()
+        reason = self._closed() or self._full() or self._silent()
         if reason is not None:
             return reason
         if len(self._waiting) > self._bounds.backlog_transitions_max // 2:
@@ -143,9 +161,10 @@ class Backlog:
             await self._wake.wait()
             while self._waiting or self.flying:
                 limit = self._clock.monotonic() + GRAIN_S
-                for item in [each for each in self._waiting if each.deadline < limit]:
+                silent = self._silent() is not None
+                for item in [each for each in self._waiting if _is_over(each, limit, silent=silent)]:
                     item.end(StoreBusy("The queue could not take it in time.", retry_after_s=1.0))
-                for item in [each for each in self.flying if each.deadline < limit]:
+                for item in [each for each in self.flying if _is_over(each, limit, silent=silent)]:
                     item.end(StoreInDoubt("The queue did not confirm in time.", retry_after_s=1.0))
                 await self._clock.sleep(GRAIN_S)
             self._wake.clear()
@@ -160,6 +179,7 @@ class Backlog:
         bounds = self._bounds
         if (
             self._full() is not None
+            or self._silent() is not None
             or len(self._waiting) >= bounds.backlog_transitions_max
             or self._octets >= bounds.backlog_octets_max
         ):

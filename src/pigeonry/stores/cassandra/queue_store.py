@@ -95,6 +95,7 @@ class CassandraStore:
         self._records = Records(session, kept_s=RECORDS_S, timeout_s=request_s)
         self._journal = Journal(session, kept_s=kept_s, timeout_s=request_s, writes=writes)
         self._behind = Behind(clock)
+        self._circuit = session.circuit
         self._served: dict[int, Served] = {}
         self._closed: str | None = None
         bounds = Bounds(
@@ -103,7 +104,9 @@ class CassandraStore:
             backlog_transitions_max=limits.backlog_transitions_max,
             backlog_octets_max=limits.backlog_octets_max,
         )
-        self._backlog = Backlog(clock=clock, bounds=bounds, closed=lambda: self._closed, full=self._full)
+        self._backlog = Backlog(
+            clock=clock, bounds=bounds, closed=lambda: self._closed, full=self._full, silent=self._silent
+        )
         self._writer = GroupWriter(
             served=self._served,
             accepting=lambda: self._holding.accepting,
@@ -346,6 +349,9 @@ class CassandraStore:
         if served is not None and serial in served.shard.voided:
             return True
         return await self._messages.is_void(shard, serial)
+
+    def _silent(self) -> str | None:
+        return "the store does not answer" if self._circuit.is_open else None
 
     def _may_be_seen(self, key: MessageKey) -> bool:
         """Not void, and not on its way to be, as far as its owner is asked."""
