@@ -30,6 +30,7 @@ __all__ = ["Member", "Membership"]
 
 BEATS: Final = 4  # renewals in the time that a lease lasts: two may fail
 MARGIN: Final = 0.25  # of the time to live: clocks may differ in rate by a quarter, where a tenth of a percent is bad
+UNWATCHED: Final = 3  # beats without a look, after which silence counts anew; with one more it is below the lease
 
 KEPT_S: Final = 86_400  # seconds that the row of a worker that is gone stays
 
@@ -96,6 +97,7 @@ class Membership:
         self._until = float("-inf")
         self._renewed = asyncio.Event()
         self._seen: dict[str, tuple[Member, float]] = {}
+        self._looked = float("-inf")
         self.lost: Callable[[], None] = _nothing
         """Called when this member was deposed: every shard is another's."""
 
@@ -174,16 +176,22 @@ class Membership:
     async def look(self) -> None:
         """Read every member's row.
 
+        While the store answered nobody, nobody could renew: who could not look for a while counts the silence of the
+        others anew. Else all would depose each other as soon as it answers.
+
         Raises:
             Fault: They cannot be read.
         """
         rows = await self._session.execute(_READ, (), timeout_s=self._ttl_s / BEATS)
         at = self._clock.monotonic()
+        watched = at - self._looked <= self._ttl_s / BEATS * UNWATCHED
+        self._looked = at
         seen: dict[str, tuple[Member, float]] = {}
         for row in rows:
             member = Member(*(_plain(value) for value in row))
             known = self._seen.get(member.name)
-            seen[member.name] = (member, known[1] if known is not None and known[0].beat == member.beat else at)
+            silent = watched and known is not None and known[0].beat == member.beat
+            seen[member.name] = (member, known[1] if silent and known is not None else at)
         self._seen = seen
 
     def members(self) -> Sequence[Member]:
