@@ -17,6 +17,7 @@ import pytest
 import uvloop
 
 from pigeonry.app.tls import make_self_signed, server_context
+from pigeonry.domain.networks import Networks
 from support.process import need, need_perl
 from support.smtp_door import Bench
 
@@ -204,7 +205,7 @@ def test_smtp_source_with_many_sessions(door: Running, options: list[str]) -> No
     need("smtp-source")
     program = shutil.which("smtp-source", path="/usr/sbin:/usr/bin") or "smtp-source"
     # smtp-source cannot choose its own address: trust the one it has.
-    door.bench.door.clients._trusted["127.0.0.1"] = True
+    door.bench.door.clients._trusted = Networks(("127.0.0.1/32",))
     subprocess.run(
         [*(program, *options, "-s", "20", "-m", "500", "-l", "4096"), f"127.0.0.1:{door.port}"],
         timeout=TIME_S,
