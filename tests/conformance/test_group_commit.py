@@ -295,9 +295,9 @@ async def test_a_group_takes_no_more_batches_than_the_loop_can_bear(disk: Faulty
         write_group = store._writer._write_group
 
         async def counted() -> bool:
-            before = len(store._writer._waiting)
+            before = len(store._writer._backlog)
             held_up = await write_group()
-            groups.append(before - len(store._writer._waiting))
+            groups.append(before - len(store._writer._backlog))
             return held_up
 
         store._writer._write_group = counted  # type: ignore[method-assign]

@@ -45,12 +45,14 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
         group_recipients_max: Recipients after which a group takes no further message.
         backlog_transitions_max: Waiting transitions above which new messages are refused.
         backlog_octets_max: The same, in octets of the bodies that wait.
+        full_retry_s: When who finds no room should come again.
     """
 
     group_transitions_max: int
     group_recipients_max: int
     backlog_transitions_max: int
     backlog_octets_max: int
+    full_retry_s: float = 1.0
 
 
 class Backlog:
@@ -61,6 +63,8 @@ class Backlog:
         full: Why nothing new is taken just now, or None.
         silent: Why who brings something new is told at once, and not at his deadline, that it is not stored or is in
             doubt; or None. The store behind answers nothing.
+        behind: What they wait for, in the words of who sheds.
+        doubt_retry_s: When who is told that it is in doubt should come again; None leaves that to the door.
 
     Attributes:
         flying: The group that is being written.
@@ -74,12 +78,16 @@ class Backlog:
         closed: Callable[[], str | None],
         full: Callable[[], str | None],
         silent: Callable[[], str | None] = _never,
+        behind: str = "store",
+        doubt_retry_s: float | None = None,
     ) -> None:
         self._clock = clock
         self._bounds = bounds
         self._closed = closed
         self._full = full
         self._silent = silent
+        self._behind = behind
+        self._doubt_retry_s = doubt_retry_s
         self._waiting: deque[Handed] = deque()
         self._octets = 0
         self._wake = asyncio.Event()
@@ -116,9 +124,9 @@ class Backlog:
         if reason is not None:
             return reason
         if len(self._waiting) > self._bounds.backlog_transitions_max // 2:
-            return "too many transitions wait for the store"
+            return f"too many transitions wait for the {self._behind}"
         if self._octets > self._bounds.backlog_octets_max // 2:
-            return "too many octets wait for the store"
+            return f"too many octets wait for the {self._behind}"
         return None
 
     async def some(self) -> None:
@@ -165,7 +173,7 @@ class Backlog:
                 for item in [each for each in self._waiting if _is_over(each, limit, silent=silent)]:
                     item.end(StoreBusy("The queue could not take it in time.", retry_after_s=1.0))
                 for item in [each for each in self.flying if _is_over(each, limit, silent=silent)]:
-                    item.end(StoreInDoubt("The queue did not confirm in time.", retry_after_s=1.0))
+                    item.end(StoreInDoubt("The queue did not confirm in time.", retry_after_s=self._doubt_retry_s))
                 await self._clock.sleep(GRAIN_S)
             self._wake.clear()
 
@@ -183,5 +191,5 @@ class Backlog:
             or len(self._waiting) >= bounds.backlog_transitions_max
             or self._octets >= bounds.backlog_octets_max
         ):
-            return StoreBusy("The queue has no room just now.", retry_after_s=1.0)
+            return StoreBusy("The queue has no room just now.", retry_after_s=bounds.full_retry_s)
         return None

@@ -105,7 +105,12 @@ class CassandraStore:
             backlog_octets_max=limits.backlog_octets_max,
         )
         self._backlog = Backlog(
-            clock=clock, bounds=bounds, closed=lambda: self._closed, full=self._full, silent=self._silent
+            clock=clock,
+            bounds=bounds,
+            closed=lambda: self._closed,
+            full=self._full,
+            silent=self._silent,
+            doubt_retry_s=1.0,
         )
         self._writer = GroupWriter(
             served=self._served,

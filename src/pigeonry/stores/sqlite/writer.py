@@ -9,13 +9,13 @@ carrying, restarting a WAL) takes turns with it by the same lock.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import apsw
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
 from pigeonry.domain.message import Accept, BodyRef, DotSent, Settle, Void
+from pigeonry.stores.backlog import Backlog, Bounds
 from pigeonry.stores.handed import Handed
 from pigeonry.stores.sqlite import failure
 from pigeonry.stores.sqlite.segments import SyncFailed
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
     from pigeonry.domain.message import MessageKey, Transition
     from pigeonry.ports.disk import Disk, Lane
     from pigeonry.ports.environment import Clock
-    from pigeonry.ports.queue_store import Later
     from pigeonry.stores.sqlite.day_file import DayFile
     from pigeonry.stores.sqlite.limits import Limits
     from pigeonry.stores.sqlite.shard import Shard
 
 __all__ = ["GroupWriter"]
 
-_GRAIN_S: Final = 0.02  # Deadlines are looked at this often; an answer may be early by as much, and is never late.
 _GATHER_S: Final = 0.004  # What the first in a group waits longer, so that many share its two syncs.
 _GATHER_FROM: Final = 8  # Transitions in the last group: fewer come from so few clients that waiting only costs them.
 _VOID_RETRY_S: Final = 0.1  # How long a void that could not be written waits before it is tried again.
@@ -71,6 +69,7 @@ class GroupWriter:
         turn: Held while the files are written.
         broken: Set when a sync failed: nothing is believed any more, and the worker must end.
         in_doubt: Keys of messages that may be stored and were never acknowledged.
+        commit, reason_to_shed, watch_deadlines: Of what waits: see ``stores.backlog``.
     """
 
     def __init__(
@@ -93,111 +92,57 @@ class GroupWriter:
         self._lane = lane
         self._clock = clock
         self._limits = limits
-        self._waiting: deque[Handed] = deque()
-        self._flying: list[Handed] = []
+        bounds = Bounds(
+            group_transitions_max=limits.group_transitions_max,
+            group_recipients_max=limits.group_recipients_max,
+            backlog_transitions_max=limits.backlog_transitions_max,
+            backlog_octets_max=limits.backlog_octets_max,
+            full_retry_s=limits.full_retry_s,
+        )
+        self._backlog = Backlog(clock=clock, bounds=bounds, closed=self._is_closed, full=self._is_full, behind="disk")
+        self.commit = self._backlog.commit
+        self.reason_to_shed = self._backlog.reason_to_shed
+        self.watch_deadlines = self._backlog.watch_deadlines
         self._last_group = 0
-        self._octets = 0
         self._full_until = float("-inf")
-        self._wake = asyncio.Event()
         self._closed = False
         self.turn = asyncio.Lock()
         self.broken = asyncio.Event()
         self.in_doubt: list[MessageKey] = []
 
-    def commit(self, transition: Transition | Later, *, deadline: float) -> Handed:
-        """See ``ports.queue_store.QueueStore.commit``."""
-        item = Handed(transition, deadline=deadline)
-        refusal = self._refusal(item)
-        if refusal is not None:
-            item.end(refusal)
-            return item
-        self._waiting.append(item)
-        self._octets += item.octets
-        self._wake.set()
-        return item
-
-    def reason_to_shed(self) -> str | None:
-        """Why doors should refuse just now, or None."""
-        if self.broken.is_set() or self._closed:
-            return "the store is closing"
-        if self._full_until > self._clock.monotonic():
-            return "the disk is full"
-        if len(self._waiting) > self._limits.backlog_transitions_max // 2:
-            return "too many transitions wait for the disk"
-        if self._octets > self._limits.backlog_octets_max // 2:
-            return "too many octets wait for the disk"
-        return None
-
     async def write_groups(self) -> None:
         """Write group after group until cancelled or broken."""
         while not self.broken.is_set():
-            if not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
+            await self._backlog.some()
             await self._gather_more()
             async with self.turn:
                 held_up = await self._begin_day() and await self._write_group()
             if held_up:
                 await self._clock.sleep(_VOID_RETRY_S)
 
-    async def watch_deadlines(self) -> None:
-        """Answer those whose time is over, until cancelled."""
-        while True:
-            await self._wake.wait()
-            while self._waiting or self._flying:
-                limit = self._clock.monotonic() + _GRAIN_S
-                for item in [each for each in self._waiting if each.deadline < limit]:
-                    item.end(StoreBusy("The queue could not take it in time.", retry_after_s=1.0))
-                for item in [each for each in self._flying if each.deadline < limit]:
-                    item.end(StoreInDoubt("The queue did not confirm in time."))
-                await self._clock.sleep(_GRAIN_S)
-            self._wake.clear()
-
     async def close(self) -> None:
         """Write what waits, whoever wrote before, then refuse. A void that finds no room is left to the last words."""
         self._closed = True
         held_up = False
-        while self._waiting and not held_up and not self.broken.is_set():
+        while len(self._backlog) and not held_up and not self.broken.is_set():
             async with self.turn:
                 held_up = await self._write_group()
         async with self.turn:  # a group that somebody else writes has landed
-            self._refuse(self._waiting)
-            self._waiting.clear()
+            self._backlog.refuse_all("The queue is closing.")
 
-    def _refusal(self, item: Handed) -> StoreBusy | None:
-        now = self._clock.monotonic()
-        if self._closed or self.broken.is_set():
-            return StoreBusy("The queue is closing.", retry_after_s=1.0)
-        if item.deadline <= now:
-            return StoreBusy("The queue could not take it in time.", retry_after_s=1.0)
-        if not item.brings:
-            return None
-        limits = self._limits
-        full = self._full_until > now
-        if full or len(self._waiting) >= limits.backlog_transitions_max or self._octets >= limits.backlog_octets_max:
-            return StoreBusy("The queue has no room just now.", retry_after_s=limits.full_retry_s)
-        return None
+    def _is_closed(self) -> str | None:
+        return "the store is closing" if self.broken.is_set() or self._closed else None
+
+    def _is_full(self) -> str | None:
+        return "the disk is full" if self._full_until > self._clock.monotonic() else None
 
     async def _gather_more(self) -> None:
         """Let a group grow while many are on their way: what each group costs is shared by all in it.
 
         Whoever is alone waits for nobody: only after a group of some size, so from many at once, is there a pause.
         """
-        if self._last_group >= _GATHER_FROM and len(self._waiting) < self._limits.group_transitions_max:
+        if self._last_group >= _GATHER_FROM and len(self._backlog) < self._limits.group_transitions_max:
             await self._clock.sleep(_GATHER_S)
-
-    def _gather(self) -> list[Handed]:
-        batch: list[Handed] = []
-        waiting, most = self._waiting, self._limits.group_transitions_max
-        room = self._limits.group_recipients_max
-        while waiting and len(batch) < most and room > 0:
-            item = waiting.popleft()
-            self._octets -= item.octets
-            if item.make():  # Else it was withdrawn, or told that it is late.
-                batch.append(item)
-                if type(item.transition) is Accept:
-                    room -= len(item.transition.recipients)
-        return batch
 
     async def _begin_day(self) -> bool:
         """Begin the day if it is new; False when the store broke. While a day cannot begin, the old one goes on."""
@@ -211,7 +156,7 @@ class GroupWriter:
 
     async def _write_group(self) -> bool:
         """One group; True when a void could not be written and must wait."""
-        batch = self._flying = self._gather()
+        batch = self._backlog.gather()
         self._last_group = len(batch)
         try:
             routed, held_up = await self._route(batch)
@@ -221,7 +166,7 @@ class GroupWriter:
                 done, error = await self._lane.run(_commit, parts)
                 held_up |= self._end(parts, done, error)
         finally:
-            self._flying = []
+            self._backlog.flying = []
         return held_up
 
     async def _route(self, batch: Iterable[Handed]) -> tuple[Iterable[_Part], bool]:
@@ -350,8 +295,7 @@ class GroupWriter:
             shard.held_files.discard(accept.body.segment)
 
     def _void_first(self, void: Void) -> None:
-        self._waiting.appendleft(_OwnVoid(void, deadline=float("inf")))
-        self._wake.set()
+        self._backlog.first(_OwnVoid(void, deadline=float("inf")))
 
     def _undo(self, part: _Part, error: Exception) -> bool:
         part.file.rollback()
@@ -379,12 +323,7 @@ class GroupWriter:
                 if type(item.transition) is Accept:
                     self.in_doubt.append(item.transition.message.key)
                 item.end(StoreInDoubt("The disk did not confirm."))
-        self._refuse(self._waiting)
-        self._waiting.clear()
-
-    def _refuse(self, items: Iterable[Handed]) -> None:
-        for item in items:
-            item.end(StoreBusy("The queue is closing.", retry_after_s=1.0))
+        self._backlog.refuse_all("The queue is closing.")
 
 
 def _commit(parts: list[_Part]) -> tuple[int, Exception | None]:
