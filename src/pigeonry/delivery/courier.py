@@ -308,7 +308,9 @@ class Courier:
                     return self._timed(failure, started)
             opened = self._opened
             assert opened is not None, "a session was just opened"
+            begun = self._parts.clock.monotonic()
             result, prepared = await self._converse(opened, pending, message, octets)
+            self._lane.pace.took(self._parts.clock.monotonic() - begun)
             if not fresh and _stale(result):
                 self._hang_up()
                 continue

@@ -103,7 +103,7 @@ class Dispatcher:
             preparing=Preparing(store=store, clock=clock, signers=signers, domain=domain, render=render),
             clock=clock,
             limits=self._limits,
-            pop=lambda lane: ready.pop(lane.path),
+            pop=self._pop,
             settlement=settlement,
             ending=lambda: self._ending,
             failed=self._failed,
@@ -245,8 +245,31 @@ class Dispatcher:
         for _ in range(min(lane.share.allowed - lane.couriers, self._ready.backlog(lane.path))):
             self._stir(lane)
 
+    def _pop(self, lane: Lane) -> Pending | None:
+        """The next recipient for a courier."""
+        pending = self._ready.pop(lane.path)
+        if pending is not None:
+            lane.pace.taken += 1
+        return pending
+
     def _stir(self, lane: Lane) -> None:
-        """See to it that somebody serves a lane for which something waits."""
+        """See to it that somebody serves a lane for which something waits, soon if not now."""
+        waiting = self._ready.backlog(lane.path)
+        if lane.pace.suffices(lane.busy, waiting) and not self._ending:
+            lane.watch(waiting, self._late)
+        else:
+            self._add(lane)
+
+    def _late(self, lane: Lane, late: int) -> None:
+        """So many have waited too long for a busy connection: they get others."""
+        waiting = self._ready.backlog(lane.path)
+        for _ in range(min(late, waiting)):
+            self._add(lane)
+        if waiting > late:
+            self._stir(lane)
+
+    def _add(self, lane: Lane) -> None:
+        """Have one more connection serve a lane."""
         if self._ending or self._tasks is None or lane.wake_one():
             return
         if lane.resting or (lane.failures and lane.couriers):
@@ -289,6 +312,7 @@ class Dispatcher:
                 self._sweep(lane)
             self._stir(lane)
         elif not lane.couriers and not lane.resting and not lane.sweeping:
+            lane.stop()
             self._lanes.pop((lane.path.source, lane.path.site), None)
 
     def _failed(self, lane: Lane, failure: Deferred) -> None:

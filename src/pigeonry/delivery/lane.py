@@ -8,6 +8,7 @@ from typing import Final
 
 from pigeonry.delivery.egress import Outlet
 from pigeonry.delivery.limits import DeliveryLimits
+from pigeonry.delivery.pace import PATIENCE_S, Pace
 from pigeonry.domain.outcome import Deferred
 from pigeonry.domain.route import EgressPath, Route
 from pigeonry.ports.environment import Dice
@@ -27,7 +28,20 @@ class Lane:
         share: Of the connections that all workers together may have to it.
     """
 
-    __slots__ = ("_resting", "failure", "failures", "idle", "leaving", "outlet", "path", "route", "share", "sweeping")
+    __slots__ = (
+        "_resting",
+        "_watch",
+        "failure",
+        "failures",
+        "idle",
+        "leaving",
+        "outlet",
+        "pace",
+        "path",
+        "route",
+        "share",
+        "sweeping",
+    )
 
     def __init__(self, outlet: Outlet, route: Route, share: Share) -> None:
         self.outlet = outlet
@@ -43,12 +57,19 @@ class Lane:
         """Openings that failed in a row."""
         self.failure: Deferred | None = None
         self.sweeping = False
+        self.pace = Pace()
         self._resting: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def couriers(self) -> int:
         """Connections that stand or are being opened."""
         return self.share.used
+
+    @property
+    def busy(self) -> int:
+        """Connections that will take more when they are done with what they have."""
+        return self.share.used - self.leaving - len(self.idle)
 
     @property
     def over(self) -> bool:
@@ -96,11 +117,25 @@ class Lane:
         loop = asyncio.get_running_loop()
         self._resting = loop.call_later(rest_s * (1.0 + 0.25 * dice.random()), self._rested, wake)
 
+    def watch(self, waiting: int, late: Callable[[Lane, int], None]) -> None:
+        """Call back with how many of those that wait now nobody has taken in time; only one watch at a time."""
+        if self._watch is None:
+            due = self.pace.taken + waiting
+            loop = asyncio.get_running_loop()
+            self._watch = loop.call_later(2.0 * PATIENCE_S, self._watched, due, late)
+
     def stop(self) -> None:
         """No timer of this lane fires any more."""
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _watched(self, due: int, late: Callable[[Lane, int], None]) -> None:
+        self._watch = None
+        late(self, max(0, due - self.pace.taken))
 
     def _rested(self, wake: Callable[[], None]) -> None:
         self._resting = None

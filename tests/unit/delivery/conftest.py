@@ -185,11 +185,11 @@ class Store:
         self.commits: list[DotSent] = []
         self.faults: list[BaseException] = []
         self.views: dict[int, RecipientView] = {}
-        self.hung = False
+        self.commit_s = 0.05
 
     @followed
     async def commit(self, transition: Any, *, deadline: float) -> None:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(self.commit_s)
         if self.faults:
             raise self.faults.pop(0)
         self.commits.append(transition)
