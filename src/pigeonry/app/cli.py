@@ -101,6 +101,14 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("drain", "drain", "Take the node out of service in order; it ends."),
         ),
     ),
+    "location": (
+        "Locations of a cluster without a witness.",
+        (
+            ("status", "status", "Print the locations that were given up."),
+            ("takeover", "takeover", "Give a lost location up: this one goes on without it."),
+            ("return", "bring_back", "End the time without a location."),
+        ),
+    ),
     "events": (
         "The event log.",
         (

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from pigeonry.ports.documents import Directory, Identity
     from pigeonry.ports.environment import Clock, Dice, IdSource
     from pigeonry.ports.queue_store import RecoveryReport
+    from pigeonry.stores.cassandra.locations import Locations, Operator
     from pigeonry.stores.cassandra.schema import Keyspaces
     from pigeonry.stores.cassandra.session import Session
 
-__all__ = ["check_schema", "clustered", "keyspaces_of", "open_session", "shared_documents"]
+__all__ = ["check_schema", "clustered", "keyspaces_of", "location_operator", "open_session", "shared_documents"]
 
 DAY_S: Final = 86_400.0  # seconds of a day
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")  # the same for all processes whose monotonic clock is one
@@ -43,6 +44,7 @@ async def shared_documents(
     """
     leases = await _leases(settings, clock)
     try:
+        _located(settings.cassandra, leases, clock)
         yield _documents(settings, leases, clock=clock, dice=dice, ids=ids)
     finally:
         await leases.close()
@@ -64,6 +66,46 @@ async def _leases(settings: Settings, clock: Clock) -> Session:
         await session.close()
         raise
     return session
+
+
+def _located(section: Section, session: Session, clock: Clock) -> Locations | None:
+    """What tells where this location stands, and the session by it; None where the loss of any leaves a quorum."""
+    from pigeonry.stores.cassandra.locations import Locations, needs_operator
+
+    replication = keyspaces_of(section).lease_replication
+    mine = section.local_datacenter
+    if len(replication) < 2 or mine not in replication:
+        return None
+    if not any(needs_operator(replication, each) for each in replication):
+        return None
+    locations = Locations(session, keyspace=section.lease_keyspace, mine=mine, names=tuple(replication), clock=clock)
+    session.reach = locations.consistency
+    return locations
+
+
+@contextlib.asynccontextmanager
+async def location_operator(section: Section, clock: Clock) -> AsyncIterator[Operator]:
+    """What an operator does to locations from this one, until the block ends.
+
+    Raises:
+        ConfigInvalid: The store of the cluster is not described.
+        StoreBusy: It does not answer.
+    """
+    session = await open_session(section, clock)
+    try:
+        from pigeonry.stores.cassandra.limits import Limits
+        from pigeonry.stores.cassandra.locations import Operator
+
+        yield Operator(
+            session,
+            keyspace=section.lease_keyspace,
+            mine=section.local_datacenter,
+            replication=keyspaces_of(section).lease_replication,
+            lease_s=Limits().lease_s,
+            clock=clock,
+        )
+    finally:
+        await session.close()
 
 
 def _documents(
@@ -136,6 +178,7 @@ async def clustered(
         ttl_s=limits.lease_s,
         clock=BootClock(),
         ids=ids,
+        locations=_located(section, leases, BootClock()),
     )
     store = CassandraStore(
         session,

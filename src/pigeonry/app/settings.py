@@ -380,8 +380,8 @@ class CassandraSettings(Section, frozen=True):
         Replication,
         Meta(
             description="The same for `lease_keyspace`. With two locations it needs a third that only witnesses, "
-            "such as `{dc1 = 2, dc2 = 2, witness = 1}`: then either may die and exactly one keeps its leases. Left "
-            "out: as `replication`."
+            "such as `{dc1 = 2, dc2 = 2, witness = 1}`: then either may die and exactly one keeps its leases. Without "
+            "a witness a person decides, by `pigeonry location takeover`. Left out: as `replication`."
         ),
     ] = msgspec.field(default_factory=dict)
     durability: Annotated[

@@ -15,6 +15,8 @@ import pytest
 
 from pigeonry.app import commands, exits
 from pigeonry.app.cli import main
+from pigeonry.app.commands.location import confirm
+from pigeonry.domain.errors import BadRequest
 
 
 def test_what_a_command_makes_is_for_its_user_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +171,26 @@ def test_a_folder_for_certificates_that_cannot_be_used_is_named(shell: Shell) ->
     status, _, err = shell.run("cluster", "certs", "make", str(shell.folder / "file"), "--node", "a")
     assert status == exits.FAILED
     assert str(shell.folder / "file") in err
+
+
+def test_a_location_is_given_up_by_who_says_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    confirm("dc1", "dc1")
+    with pytest.raises(BadRequest, match="Nothing was done"):
+        confirm("dc1", "dc2")
+    with pytest.raises(BadRequest, match="--yes-i-know dc1"):
+        confirm("dc1", "")  # nobody sits at a terminal here
+    monkeypatch.setattr("sys.stdin", Terminal("dc1\n"))
+    confirm("dc1", "")
+    monkeypatch.setattr("sys.stdin", Terminal("yes\n"))
+    with pytest.raises(BadRequest, match="Nothing was done"):
+        confirm("dc1", "")
+
+
+class Terminal(io.StringIO):
+    """Somebody types."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_every_command_but_serve_can_be_read_by_a_program() -> None:

@@ -249,9 +249,13 @@ class Holding:
     async def _read(self, row: ShardRow, epoch: int) -> Takeover:
         """Read a shard. What another location wrote is asked there too, and is taken without it when it is not there.
 
+        A location that is alone does not even know who owned the shard last.
+
         Raises:
             Fault: It cannot be read now.
         """
+        if self._membership.is_alone():
+            return await self._read_at(Consistency.LOCAL_QUORUM, row, epoch, complete=False)
         if row.location in ("", self._membership.location):
             return await self._read_at(Consistency.LOCAL_QUORUM, row, epoch, complete=True)
         try:

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pigeonry.domain.errors import Fault
+from pigeonry.domain.errors import Fault, StoreBusy
+from pigeonry.stores.cassandra.locations import Standing, alone_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pigeonry.ports.environment import Clock, IdSource
+    from pigeonry.stores.cassandra.locations import Locations
     from pigeonry.stores.cassandra.session import Session
 
 __all__ = ["Member", "Membership"]
@@ -70,6 +72,7 @@ class Membership:
         location, address: As in ``Member``.
         ttl_s: How long a lease lasts.
         clock: Its monotonic time must go on while the machine is suspended.
+        locations: Where a location can be given up: tells whether this one may have leases at all.
     """
 
     def __init__(
@@ -82,8 +85,11 @@ class Membership:
         ttl_s: float,
         clock: Clock,
         ids: IdSource,
+        locations: Locations | None = None,
     ) -> None:
         self._session = session
+        self._locations = locations
+        self._standing = Standing.AGREED
         self._worker = worker
         self.name = ""
         """Empty while this is no member."""
@@ -111,6 +117,9 @@ class Membership:
         """
         name = f"{self._worker}/{self._ids.octets(4).hex()}"
         began = self._clock.monotonic()
+        await self._stand()
+        if self._standing is Standing.OUT:
+            raise StoreBusy(f"The location {self.location} was given up: it owns nothing until it is brought back.")
         applied, _ = await self._conditional(_JOIN, (name, self.location, self._address, KEPT_S))
         assert applied, "nobody else has this name"
         self.name, self._beat = name, 0
@@ -132,9 +141,10 @@ class Membership:
         Raises:
             Fault: Not known to be renewed.
         """
+        began = self._clock.monotonic()
+        await self._stand()
         if not self.name:
             return
-        began = self._clock.monotonic()
         values = (KEPT_S, self._beat + 1, self._state, self.location, self._address, self.name, self._beat)
         applied, row = await self._conditional(_RENEW, values)
         if applied:
@@ -143,8 +153,17 @@ class Membership:
         elif (row.get("beat") or -1) > self._beat:
             self._beat = row["beat"]  # an earlier renewal whose end was not known; the next one counts
         else:
-            self.name, self._until = "", float("-inf")
-            self.lost()
+            self._begin_anew()
+
+    def next_epoch(self, epoch: int) -> int:
+        """The epoch in which this member would take a shard whose last known one this is."""
+        if self._locations is None or self._standing is Standing.AGREED:
+            return epoch + 1
+        return alone_epoch(epoch, place=self._locations.place)
+
+    def is_alone(self) -> bool:
+        """Whether another location was given up, so that nobody here knows all that was acknowledged."""
+        return self._standing is Standing.ALONE
 
     def holds(self) -> bool:
         """Whether what was durable before this call may be acknowledged."""
@@ -222,6 +241,23 @@ class Membership:
         return applied or row.get("beat") in (-1, None)
 
     # -- inside
+
+    async def _stand(self) -> None:
+        """Look where this location stands, and begin anew where that changed: what was agreed upon counts no more.
+
+        Raises:
+            Fault: It is not known.
+        """
+        if self._locations is None:
+            return
+        standing = await self._locations.look()
+        if standing is not self._standing:
+            self._standing = standing
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.name, self._until = "", float("-inf")
+        self.lost()
 
     def _extend(self, began: float) -> None:
         self._until = began + self._ttl_s

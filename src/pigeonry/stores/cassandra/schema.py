@@ -32,6 +32,7 @@ from pigeonry.ports.environment import Clock, IdSource
 from pigeonry.stores.cassandra.coordinator import COORDINATOR_TABLES
 from pigeonry.stores.cassandra.counters import COUNTER_TABLES
 from pigeonry.stores.cassandra.documents import DOCUMENT_TABLES
+from pigeonry.stores.cassandra.locations import LOCATION_TABLES
 from pigeonry.stores.cassandra.quota import QUOTA_TABLES
 from pigeonry.stores.cassandra.session import Consistency, QueryRefused, Session
 from pigeonry.stores.cassandra.tables import LEASE_TABLES, QUEUE_TABLES
@@ -90,6 +91,7 @@ STEPS: Final = (
         queue=(*QUEUE_TABLES, *COUNTER_TABLES),
         lease=(*LEASE_TABLES, *COORDINATOR_TABLES, *QUOTA_TABLES, *DOCUMENT_TABLES),
     ),
+    Step(version=2, min_reader=1, lease=LOCATION_TABLES),
 )
 
 

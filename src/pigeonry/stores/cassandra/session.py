@@ -116,6 +116,8 @@ class Session:
         self._closed = False
         self._probes = 0
         self.circuit = Circuit(self._answers, clock)
+        self.reach: Callable[[Consistency], Awaitable[Consistency]] = _as_asked
+        """Says at which consistency a statement is run that asks for one; it may raise ``StoreBusy``."""
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._sweep())]
@@ -159,9 +161,10 @@ class Session:
             QueryRefused: The statement is wrong.
         """
         prepared = self._prepared.get(cql) or await self._prepare(cql, timeout_s)
+        reach = await self.reach(consistency)
 
         def request(left_s: float) -> Awaitable[Any]:
-            statement = prepared.bind(values, timeout=left_s, consistency=consistency.value)
+            statement = prepared.bind(values, timeout=left_s, consistency=reach.value)
             if idempotent:
                 statement.set_is_idempotent(True)
             return self._session.execute(statement)  # type: ignore[no-any-return]
@@ -185,11 +188,12 @@ class Session:
             QueryRefused: The statement is wrong.
         """
         prepared = self._prepared.get(cql) or await self._prepare(cql, timeout_s)
+        reach = await self.reach(consistency)
         state: bytes | None = None
 
         def request(left_s: float) -> Awaitable[Any]:
             statement = prepared.bind(
-                values, timeout=left_s, consistency=consistency.value, page_size=page_rows, page_state=state
+                values, timeout=left_s, consistency=reach.value, page_size=page_rows, page_state=state
             )
             statement.set_is_idempotent(True)
             return self._session.execute(statement)  # type: ignore[no-any-return]
@@ -221,11 +225,10 @@ class Session:
             QueryRefused: The statement is wrong.
         """
         prepared = self._prepared.get(cql) or await self._prepare(cql, timeout_s)
+        agreed, reach = await self.reach(serial), await self.reach(consistency)
 
         def request(left_s: float) -> Awaitable[Any]:
-            statement = prepared.bind(
-                values, timeout=left_s, consistency=consistency.value, serial_consistency=serial.value
-            )
+            statement = prepared.bind(values, timeout=left_s, consistency=reach.value, serial_consistency=agreed.value)
             return self._session.execute(statement)  # type: ignore[no-any-return]
 
         result = await self._sent(request, timeout_s, stores=True, repeated=False)
@@ -453,6 +456,10 @@ _NOTHING_STORED: Final = (
 
 def _reads(cql: str) -> bool:
     return cql.lstrip()[:6].upper() == "SELECT"
+
+
+async def _as_asked(consistency: Consistency) -> Consistency:
+    return consistency
 
 
 def _cluster(settings: CassandraSettings) -> Any:

@@ -95,7 +95,7 @@ class Shares:
 
     async def take(self, row: ShardRow) -> int | None:
         """Own a shard that is free, in a new epoch; None when another was faster."""
-        member, epoch = self._membership, row.epoch + 1
+        member, epoch = self._membership, self._membership.next_epoch(row.epoch)
         if not member.name:
             return None
         values = (member.name, epoch, member.location, row.number, row.epoch, row.owner)
