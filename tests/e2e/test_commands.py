@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pigeonry.domain.errors import BadRequest, NotFound, NotOwner, OwnerUnreacha
 from pigeonry.domain.message import MessageKey
 from pigeonry.doors.commands.client import call
 from support.process import until
-from support.serving import Serving, serving
+from support.serving import Receiver, Serving, serving
 
 WORKERS = 2
 
@@ -97,6 +98,7 @@ def test_any_worker_serves_any_message_of_the_node(tmp_path: Path) -> None:
                 ask(node, 1 - owner, "queue.drop", {"key": keys[2]})
             assert node.command("queue", "retry", keys[2])["done"] == 1
         until(lambda: len(receiver.by_recipient) == WORKERS, "those that were hastened are delivered")
+        intervened(node, receiver, api)
 
         nobodys = MessageKey(5, 20_000, 7).text()
         for asked in range(WORKERS):
@@ -107,6 +109,36 @@ def test_any_worker_serves_any_message_of_the_node(tmp_path: Path) -> None:
             with pytest.raises(BadRequest):
                 ask(node, asked, "forward", {"name": "forward", "argument": {}, "shard": 1})
         assert node.stop() == 0
+
+
+def intervened(node: Serving, receiver: Receiver, api: str) -> None:
+    """What the operator says holds in both workers, for what comes and for what waits for a later time."""
+    sends = node.key_for("told.test")
+    held = node.command("intervene", "suspend", "--to", "held.test", "--reason", "storm")
+    dropped = node.command("intervene", "drop", "--to", "dropped.test", "--for", "30m")
+    assert [each["id"] for each in node.command("intervene", "list")["items"]] == [held["id"], dropped["id"]]
+    later = {"o:deliverytime": formatdate(time.time() + 3600)}
+    for number in range(8):
+        until(lambda to=f"r{number}@held.test": node.post("told.test", sends, to) == 200, "the key is known")
+        assert node.post("told.test", sends, f"r{number}@dropped.test", **later) == 200
+        assert node.post("told.test", sends, f"r{number}@free.test") == 200
+    assert node.command("queue", "hasten", "--to", "dropped.test")["done"] == 8
+    until(lambda: arrived(receiver, "free.test") == 8, "what nothing was said of is delivered")
+    until(lambda: failures(node, api) == {"dropped": 8}, "what was to be dropped has failed")
+    assert arrived(receiver, "held.test") == arrived(receiver, "dropped.test") == 0
+    node.command("intervene", "lift", held["id"])
+    until(lambda: arrived(receiver, "held.test") == 8, "what was suspended is delivered")
+    node.command("intervene", "lift", dropped["id"])
+    assert node.command("intervene", "list") == {"items": []}
+
+
+def arrived(receiver: Receiver, domain: str) -> int:
+    return sum(recipient.endswith(f"@{domain}") for recipient in receiver.by_recipient)
+
+
+def failures(node: Serving, key: str) -> dict[str, int]:
+    items = node.get("/v3/told.test/events?event=failed", key)["items"]
+    return dict(Counter(item["reason"] for item in items))
 
 
 def test_an_owner_that_cannot_be_reached_is_said_so_and_nothing_is_guessed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pigeonry.admission.domains import DOMAIN
+from pigeonry.admission.interventions import InterventionRegister
 from pigeonry.admission.registry import DnsRecord, DomainRegistry, sending_records
 from pigeonry.auth.keys import digest_of
 from pigeonry.auth.register import Register
@@ -23,6 +24,7 @@ from pigeonry.ports.feed import KNOWN_S
 
 if TYPE_CHECKING:
     from pigeonry.auth.passwords import Passwords
+    from pigeonry.domain.intervention import Action, Intervention, Scope
     from pigeonry.ports.disk import Lane
     from pigeonry.ports.documents import Directory, Identity
     from pigeonry.ports.environment import Clock, IdSource
@@ -70,10 +72,38 @@ class Accounts:
         """Writes keys and logins."""
         self.registry = DomainRegistry(directory, seal=seal, clock=clock, ids=ids, lane=lane)
         """Writes domains."""
+        self._interventions = InterventionRegister(directory, clock=clock, ids=ids, pools=pools)
 
     async def ensure_account(self, account: str = MAIN_ACCOUNT) -> None:
         """Make an account unless it is there."""
         await self.register.ensure_account(account)
+
+    # -- what the operator tells delivery to do
+
+    async def intervene(
+        self, action: Action, scope: Scope, *, reason: str, lasting_s: float, pool: str = ""
+    ) -> Intervention:
+        """Have delivery do something with some of the mail.
+
+        Raises:
+            BadRequest, Overloaded: As ``InterventionRegister.make``.
+        """
+        made = await self._interventions.make(action, scope, reason=reason, lasting_s=lasting_s, pool=pool)
+        await self._clock.sleep(KNOWN_S)
+        return made
+
+    async def lift(self, name: str) -> None:
+        """End an intervention.
+
+        Raises:
+            NotFound: There is none of that id.
+        """
+        await self._interventions.lift(name)
+        await self._clock.sleep(KNOWN_S)
+
+    async def interventions(self) -> Sequence[Intervention]:
+        """Those that stand, the oldest first."""
+        return await self._interventions.standing()
 
     # -- keys
 

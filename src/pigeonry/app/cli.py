@@ -92,6 +92,17 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("cancel", "cancel", "End what waits of a message: cancelled."),
             ("retry", "retry", "Attempt what waits of a message now."),
             ("drop", "drop", "End what waits of a message: dropped."),
+            ("hasten", "hasten", "Attempt now whatever waits of some of the mail."),
+        ),
+    ),
+    "intervene": (
+        "Suspend, drop or rebind some of the mail, until a time.",
+        (
+            ("suspend", "suspend", "Let some of the mail wait."),
+            ("drop", "drop", "End some of the mail for good."),
+            ("rebind", "rebind", "Have some of the mail leave by another egress pool."),
+            ("list", "show_all", "Print what stands."),
+            ("lift", "lift", "End an intervention now."),
         ),
     ),
     "node": (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pigeonry.app.egress_settings import EgressPoolSettings, EgressSettings
     from pigeonry.app.settings import Settings
+    from pigeonry.domain.message import Pending
     from pigeonry.domain.tenant import SendingDomain
     from pigeonry.ports.coordinator import Coordinator
     from pigeonry.ports.environment import Clock, Dice
@@ -31,10 +32,16 @@ _POOL: Final = "pool:"
 LEARNING_S: Final = 2.0  # seconds until each address was looked for, and its lease asked for, on a busy machine
 
 
-def egress_of(settings: EgressSettings, *, domain: Callable[[str], SendingDomain | None], clock: Clock) -> Egress:
+def egress_of(
+    settings: EgressSettings,
+    *,
+    domain: Callable[[str], SendingDomain | None],
+    clock: Clock,
+    rebound: Callable[[Pending], str],
+) -> Egress:
     """What chooses the sources."""
     pools, default = egress_pools(settings)
-    return Egress(pools, default=default, domain=domain, clock=clock, learning_s=LEARNING_S)
+    return Egress(pools, default=default, domain=domain, clock=clock, learning_s=LEARNING_S, rebound=rebound)
 
 
 def ownership(

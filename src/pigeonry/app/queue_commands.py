@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pigeonry.domain.errors import BadRequest, NotFound, NotOwner
+from pigeonry.domain.intervention import Scope
 from pigeonry.domain.message import MessageKey
 from pigeonry.ports.queue_store import DueMark
 
@@ -51,7 +52,7 @@ class Shown(msgspec.Struct, frozen=True):
 def command_handlers(
     commands: Commands, store: QueueStore, clock: Clock, *, responsible: Callable[[int], Awaitable[bool]]
 ) -> Mapping[str, Handler]:
-    """Handlers for ``doors.commands``: ``queue.show``, ``queue.cancel``, ``queue.drop``, ``queue.retry``.
+    """Handlers for ``doors.commands``: ``queue.`` and ``show``, ``hasten``, ``cancel``, ``drop`` or ``retry``.
 
     Args:
         responsible: Whether a shard is ours to own, as far as we have heard. A message that is nowhere does not exist
@@ -97,7 +98,22 @@ def command_handlers(
         key, account = await owned(argument)
         return await commands.retry_now(key, account=account)
 
-    return {"queue.show": show, "queue.cancel": cancel, "queue.drop": drop, "queue.retry": retry}
+    async def hasten(argument: Any) -> CommandAnswer:
+        try:
+            scope = msgspec.convert(argument or {}, type=Scope)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"The command is malformed: {error}") from None
+        if scope.tag or scope.site or scope.source:
+            raise BadRequest("What is not due yet is known by its account, its domain and its recipient only.")
+        return await commands.hasten(scope.concerns)
+
+    return {
+        "queue.hasten": hasten,
+        "queue.show": show,
+        "queue.cancel": cancel,
+        "queue.drop": drop,
+        "queue.retry": retry,
+    }
 
 
 def _asked(argument: Any) -> Asked:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pigeonry.admission.domains import DomainBook
 from pigeonry.admission.gate import Gate
+from pigeonry.admission.interventions import InterventionBook
 from pigeonry.app.accounts import DEV_DOMAIN, Accounts
 from pigeonry.app.cluster_status import of_itself
 from pigeonry.app.cluster_tls import ClusterTls
@@ -32,6 +33,7 @@ from pigeonry.auth.passwords import Passwords
 from pigeonry.compose.template import render
 from pigeonry.delivery.connection import Timeouts
 from pigeonry.delivery.dispatcher import Dispatcher
+from pigeonry.delivery.interventions import Interventions
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.reach import Reach
@@ -199,11 +201,12 @@ class Wiring:
             doors=doors,
             metrics=self._metrics,
             commanding=self._commanding,
-            first=(self._keys.refresh, self._logins.refresh, self._domains.refresh),
+            first=(self._keys.refresh, self._logins.refresh, self._domains.refresh, self._interventions.refresh),
             running=(
                 self._keys.run,
                 self._logins.run,
                 self._domains.run,
+                self._interventions.run,
                 self._scheduler.run,
                 self._addresses.run,
                 self._consumer.run,
@@ -333,7 +336,10 @@ class Wiring:
             answer_s=self._settings.dns.timeout_s,
         )
         dialer = TcpDialer()
-        self._egress = egress_of(self._settings.egress, domain=self._domains.get, clock=clock)
+        interventions = Interventions(clock)
+        self._egress = egress_of(
+            self._settings.egress, domain=self._domains.get, clock=clock, rebound=interventions.rebound
+        )
         smarthost = smarthost_of(delivery.route)
         timeouts = Timeouts(
             connect=delivery.connect_timeout_s,
@@ -369,9 +375,11 @@ class Wiring:
             ),
             shares=self._shares.share,
             egress=self._egress,
+            interventions=interventions,
             node=self._who.me.node,
         )
         self._scheduler.dispatch = self._dispatcher.dispatch
+        self._interventions = InterventionBook(self._directory, clock, self._dispatcher.intervene)
         self._addresses = ownership(
             self._settings,
             self._egress,

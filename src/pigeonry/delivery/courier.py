@@ -23,12 +23,14 @@ import msgspec
 from pigeonry.delivery import classify
 from pigeonry.delivery.connection import Withheld
 from pigeonry.delivery.downgrade import NotConvertible
+from pigeonry.delivery.interventions import Interventions
 from pigeonry.delivery.lane import Lane
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opened, Opener, OtherFamily, TlsDemand
 from pigeonry.delivery.preparing import Prepared, Preparing
 from pigeonry.delivery.turnstile import Turnstile
 from pigeonry.domain.errors import Fault, NotFound
+from pigeonry.domain.intervention import Intervention
 from pigeonry.domain.message import BodyKind, DotSent, Message, MessageKey, Pending, Settle
 from pigeonry.domain.outcome import Attempt, Deferred, InDoubt, Outcome, Refused
 from pigeonry.domain.reply import EnhancedStatus, Reply
@@ -42,6 +44,7 @@ from pigeonry.telemetry.log import Logger
 __all__ = ["Content", "Courier", "Parts", "Settling"]
 
 _UNREADABLE: Final = "The message could not be read from storage."
+SUSPENDED_S: Final = 30.0  # seconds between two looks at a message whose tag is suspended: each reads it
 PAUSE_S: Final = 0.25  # seconds between looks whether outcomes can be settled again
 
 
@@ -103,6 +106,7 @@ class Parts(msgspec.Struct, frozen=True):
         ending: Whether no more work is to be taken.
         astray: Told that a lane cannot be used for a recipient, since its source is not ours or reaches none of the
             hosts; whether another one may do.
+        interventions: The operator's.
         turnstile: Who may begin in this turn of the loop.
         log: For what should not happen.
     """
@@ -119,6 +123,7 @@ class Parts(msgspec.Struct, frozen=True):
     ending: Callable[[], bool]
     failed: Callable[[Lane, Deferred], None]
     astray: Callable[[Lane, Pending, Exception], bool]
+    interventions: Interventions
     turnstile: Turnstile
     log: Logger
 
@@ -212,14 +217,23 @@ class Courier:
 
     async def _attempt(self, pending: Pending) -> None:
         parts = self._parts
-        if self._opened is None or self._opened.connection.begun is None:
+        begun = self._opened is not None and self._opened.connection.begun is not None
+        if not begun:
             await parts.turnstile.pass_through()
         started = parts.clock.monotonic()
         try:
             message, stored = await parts.content.get(pending.message)
             if message.body_kind is BodyKind.TEMPLATE:
                 message = await parts.preparing.told(pending, message)
-            outcome = await self._outcome(pending, message, stored, started)
+            outcome: Outcome
+            if parts.interventions.by_tag and not begun and (told := self._told(pending, message)) is not None:
+                instead = parts.interventions.outcome(told, pending)
+                if instead is None:
+                    parts.settling.postpone(pending, seconds=SUSPENDED_S)
+                    return
+                outcome = instead
+            else:
+                outcome = await self._outcome(pending, message, stored, started)
         except NotFound:
             parts.settling.forget(pending.message, pending.serial)
             return
@@ -244,6 +258,11 @@ class Courier:
             then=self._settled,
         )
         await self._settled_to(parts.limits.unsettled_per_connection - 1)
+
+    def _told(self, pending: Pending, message: Message) -> Intervention | None:
+        """What the operator has said of messages with its tags."""
+        path = self._lane.path
+        return self._parts.interventions.of_message(pending, message.tags, source=path.source, site=path.site)
 
     async def _unread(self, pending: Pending) -> None:
         """The content cannot be had now: later perhaps, but not for ever, since a body that is spoilt stays so."""
@@ -395,6 +414,7 @@ class Courier:
             or connection.messages >= parts.limits.messages_per_connection
             or self._unsettled + 1 >= parts.limits.unsettled_per_connection  # nobody waits with an envelope out
             or parts.settling.paused
+            or parts.interventions.by_tag
             or parts.ending()
             or self._lane.over
             or self._lane.outlet.until <= parts.clock.monotonic()

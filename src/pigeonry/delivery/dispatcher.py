@@ -23,6 +23,7 @@ import msgspec
 
 from pigeonry.delivery.courier import Content, Courier, Parts, Settling
 from pigeonry.delivery.egress import Egress, Outlet
+from pigeonry.delivery.interventions import Interventions
 from pigeonry.delivery.lane import Lane
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener, OtherFamily
@@ -30,8 +31,9 @@ from pigeonry.delivery.preparing import Preparing, Render
 from pigeonry.delivery.routing import NoRoute, Router
 from pigeonry.delivery.turnstile import Turnstile
 from pigeonry.domain.errors import Fault
+from pigeonry.domain.intervention import Intervention
 from pigeonry.domain.message import Message, Pending, Settle
-from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused
+from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused, Withdrawn
 from pigeonry.domain.route import Route
 from pigeonry.domain.tenant import SendingDomain
 from pigeonry.ports.environment import Clock, Dice
@@ -64,6 +66,7 @@ class Dispatcher:
         render: For batch messages.
         shares: This worker's share of a limit, by the limit's name and units; alone it has all of it.
         egress: Chooses where to send from; the system does when not given.
+        interventions: The operator's; none when not given.
         node: Whose address the system chooses: what receivers allow is for each address.
     """
 
@@ -86,6 +89,7 @@ class Dispatcher:
         limits: DeliveryLimits | None = None,
         shares: Callable[[str, int], Share] = Share,
         egress: Egress | None = None,
+        interventions: Interventions | None = None,
         node: str = "",
     ) -> None:
         self._ready = ready
@@ -95,6 +99,7 @@ class Dispatcher:
         self._shares = shares
         self._node = node
         self._egress = egress or Egress(domain=domain, clock=clock)
+        self._interventions = interventions or Interventions(clock)
         self._parts = Parts(
             content=content,
             settling=scheduler,
@@ -108,13 +113,14 @@ class Dispatcher:
             ending=lambda: self._ending,
             failed=self._failed,
             astray=self._astray,
+            interventions=self._interventions,
             turnstile=Turnstile(clock, self._limits.beginning_s),
             log=log,
         )
         self._lanes: dict[tuple[str, str], Lane] = {}  # by source and site
         self._couriers = 0
         self._hungry: dict[Lane, None] = {}  # lanes that want a connection when all are taken, in order
-        self._to_tell: deque[tuple[Pending, Deferred]] = deque()  # recipients that wait for a source, to be told so
+        self._to_tell: deque[tuple[Pending, Deferred | Withdrawn]] = deque()  # what is settled without an attempt
         self._telling = False
         self._looking: dict[str, list[Pending]] = {}  # recipients whose domain's route is being looked up
         self._to_look: deque[str] = deque()
@@ -130,6 +136,10 @@ class Dispatcher:
 
     def dispatch(self, pending: Pending) -> None:
         """Take a recipient that is due. Does no I/O and does not raise."""
+        told = self._interventions.of(pending)
+        if told is not None:
+            self._intervene(told, pending)
+            return
         outlet = self._egress.choose(pending)
         if outlet is None:
             self._wait(pending)
@@ -215,6 +225,10 @@ class Dispatcher:
 
     def _enqueue(self, route: Route, pending: Pending, outlet: Outlet) -> None:
         outlet = self._egress.fitting(outlet, pending, route.site)
+        told = self._interventions.on_path(pending, source=outlet.source.address, site=route.site)
+        if told is not None:
+            self._intervene(told, pending)
+            return
         key = (outlet.source.address, route.site)
         lane = self._lanes.get(key)
         if lane is None:
@@ -318,6 +332,18 @@ class Dispatcher:
     def _failed(self, lane: Lane, failure: Deferred) -> None:
         lane.failed(failure, limits=self._limits, dice=self._dice, wake=lambda: self._hand_on(lane))
 
+    # The operator
+
+    def intervene(self, interventions: Sequence[Intervention]) -> None:
+        """These stand from now on, also for what waits in ready queues. Does no I/O."""
+        self._interventions.stand(interventions)
+        for lane in tuple(self._lanes.values()):
+            self._begin_anew(lane)
+        self._parts.settling.look_again()
+
+    def _intervene(self, told: Intervention, pending: Pending) -> None:
+        self._leave_to_store(pending, self._interventions.outcome(told, pending))
+
     # Sources
 
     def review_egress(self) -> None:
@@ -344,6 +370,9 @@ class Dispatcher:
         """Dispatch anew what waits for a lane that cannot be used."""
         while lane.wake_one():
             pass
+        self._begin_anew(lane)
+
+    def _begin_anew(self, lane: Lane) -> None:
         if self._tasks is not None and not lane.sweeping and not self._ending:
             lane.sweeping = True
             self._tasks.create_task(self._dispatch_anew(lane))
@@ -363,7 +392,9 @@ class Dispatcher:
 
     def _wait(self, pending: Pending) -> None:
         """Leave a recipient to the store for which there is no source, and say so once."""
-        outcome = self._egress.verdict(pending)
+        self._leave_to_store(pending, self._egress.verdict(pending))
+
+    def _leave_to_store(self, pending: Pending, outcome: Deferred | Withdrawn | None) -> None:
         if outcome is None or self._tasks is None or self._ending:
             self._parts.settling.set_aside(pending)
             return
@@ -413,7 +444,7 @@ class Dispatcher:
                 for _ in range(min(len(pendings), self._limits.swept_at_once)):
                     settles.create_task(self._conclude(pendings.popleft(), outcome))
 
-    async def _conclude(self, pending: Pending, outcome: Deferred | Refused) -> None:
+    async def _conclude(self, pending: Pending, outcome: Deferred | Refused | Withdrawn) -> None:
         """Settle a recipient for whom there was no conversation."""
         parts = self._parts
         kept = parts.content.kept(pending.message)

@@ -58,6 +58,10 @@ class Outlet:
         """Whether it was usable when that was last looked at, for choosing; who sends looks at ``until``."""
 
 
+def _never(_pending: Pending) -> str:
+    return ""
+
+
 class _Pool:
     """A pool and what of it can be used."""
 
@@ -99,6 +103,7 @@ class Egress:
         default: Id of the pool for domains that name none.
         domain: A sending domain with its settings.
         clock: Time.
+        rebound: The pool that a recipient leaves by whatever its domain says; empty for the usual one.
         learning_s: Seconds from the start in which it is not known yet what this node owns: nobody else stands in.
     """
 
@@ -110,10 +115,12 @@ class Egress:
         domain: Callable[[str], SendingDomain | None],
         clock: Clock,
         learning_s: float = 0.0,
+        rebound: Callable[[Pending], str] = _never,
     ) -> None:
         self._domain = domain
         self._clock = clock
         self._default = default
+        self._rebound = rebound
         now = clock.monotonic()
         sources = {source.address: source for pool in pools for source, _ in pool.sources}
         self.outlets = {address: Outlet(source) for address, source in sources.items()}
@@ -132,7 +139,7 @@ class Egress:
 
     def choose(self, pending: Pending) -> Outlet | None:
         """The source for a recipient, None when it has to wait. Does no I/O."""
-        pool = self._pools.get(self._pool_of(pending.domain, pending.pool))
+        pool = self._pools.get(self._pool_for(pending))
         if pool is None:
             return None
         usable = pool.usable
@@ -149,13 +156,13 @@ class Egress:
         until = self._other_family.get((site, _is_six(chosen)))
         if until is None or until < self._clock.monotonic():
             return chosen
-        usable = self._pools[self._pool_of(pending.domain, pending.pool)].usable
+        usable = self._pools[self._pool_for(pending)].usable
         others = [outlet for outlet in usable.outlets if _is_six(outlet) != _is_six(chosen)]
         return others[_number(pending) % len(others)] if others else chosen
 
     def verdict(self, pending: Pending) -> Deferred | None:
         """What is to be recorded of a recipient that has to wait; None for nothing (now, or again)."""
-        name = self._pool_of(pending.domain, pending.pool)
+        name = self._pool_for(pending)
         self._waiting[name] += 1
         if len(self._kept) < KEPT_MAX:
             self._kept[pending.domain, pending.pool] = name
@@ -213,6 +220,9 @@ class Egress:
         """The pools for an address of which recipients wait, and how many did when they were last looked at."""
         found = self._waiting | self._waited
         return [(name, n) for name, n in found.items() if name not in self._pools or not self._pools[name].usable.total]
+
+    def _pool_for(self, pending: Pending) -> str:
+        return self._rebound(pending) or self._pool_of(pending.domain, pending.pool)
 
     def _pool_of(self, name: str, named: str) -> str:
         """The pool by which mail of a domain leaves that names that one, or none."""

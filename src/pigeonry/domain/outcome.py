@@ -9,7 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from pigeonry.domain.reply import Reply
 
-__all__ = ["Attempt", "Deferred", "Delivered", "InDoubt", "Outcome", "Refused"]
+__all__ = ["Attempt", "Deferred", "Delivered", "InDoubt", "Outcome", "Refused", "Withdrawn"]
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -78,4 +78,16 @@ class InDoubt(msgspec.Struct, frozen=True, gc=False):
     description: str = ""
 
 
-Outcome = Delivered | Deferred | Refused | InDoubt
+class Withdrawn(msgspec.Struct, frozen=True, gc=False):
+    """There was no attempt and there will be none: who may decide that has decided it.
+
+    Args:
+        reason: The event's reason, such as ``dropped``.
+        description: One sentence.
+    """
+
+    reason: str
+    description: str
+
+
+Outcome = Delivered | Deferred | Refused | InDoubt | Withdrawn

@@ -11,18 +11,20 @@ Trust: the caller was authenticated by a door; a message of another account does
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from pigeonry.domain.errors import NotFound
 from pigeonry.domain.message import RecipientState, as_told_of
+from pigeonry.ports.queue_store import DueMark
 from pigeonry.queue.settlement import WITHDRAWN_CODE, withdraw
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from pigeonry.domain.message import Message, MessageKey, RecipientView
+    from pigeonry.domain.message import Message, MessageKey, Pending, RecipientView
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.queue_store import QueueStore
     from pigeonry.queue.event_ids import EventIds
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandAnswer", "Commands"]
 
+PAGE: Final = 1_000  # recipients read at once: some milliseconds
 TOGETHER_MAX: Final = 100  # settles handed to the store at once: they share a group, and leave room for others
 
 
@@ -148,6 +151,31 @@ class Commands:
                 self._scheduler.let_go(msgspec.structs.replace(pending, due=min(pending.due, now)))
                 hastened += 1
         return msgspec.structs.replace(answer, done=hastened, in_doubt=len(waiting) - hastened)
+
+    async def hasten(self, concerns: Callable[[Pending], bool]) -> CommandAnswer:
+        """Attempt all that waits and that it concerns without waiting any longer, save what is in doubt.
+
+        What finds no room just now, or is in an attempt, is counted as ``in_attempt``: it is worth asking again.
+
+        Raises:
+            Fault: The store did not answer; what was hastened until then is.
+        """
+        now = self._clock.now()
+        mark, done, in_attempt, in_doubt = DueMark(now), 0, 0, 0
+        while page := await self._store.due(after=mark, until=math.inf, limit=PAGE):
+            for pending in page:
+                if not concerns(pending):
+                    continue
+                if pending.in_doubt:
+                    in_doubt += 1
+                elif self._scheduler.hasten(pending):
+                    done += 1
+                else:
+                    in_attempt += 1
+            last = page[-1]
+            mark = DueMark(last.due, last.message.shard, last.serial)
+            await self._clock.sleep(0.0)
+        return CommandAnswer(done=done, in_attempt=in_attempt, in_doubt=in_doubt)
 
     async def _hold(self, key: MessageKey, account: str) -> tuple[Message, Sequence[RecipientView], CommandAnswer]:
         """The message, those of its recipients that wait (now held), and how many do not."""

@@ -195,6 +195,21 @@ class Scheduler:
         elif not self._take(ident, pending, self._clock.now()):
             self._leave(pending.due)
 
+    def hasten(self, pending: Pending) -> bool:
+        """Have a recipient dispatched now that would be due later; False when there is no room, or it is being seen to.
+
+        Nothing is written: after a crash it is due when it was.
+        """
+        ident = pending.serial << 16 | pending.message.shard
+        if ident in self._claimed:
+            return False
+        now = self._clock.now()
+        hastened = msgspec.structs.replace(self._known.get(ident, pending), due=now)
+        if ident in self._known:
+            self._schedule(ident, hastened)
+            return True
+        return self._take(ident, hastened, now)
+
     def forget(self, key: MessageKey, serial: int) -> None:
         """Give back a held recipient that has already come to its end."""
         ident = serial << 16 | key.shard

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from pigeonry.domain import event as events
 from pigeonry.domain.message import RecipientState, Settle
-from pigeonry.domain.outcome import Attempt, Deferred, Delivered, InDoubt, Refused
+from pigeonry.domain.outcome import Attempt, Deferred, Delivered, InDoubt, Refused, Withdrawn
 from pigeonry.domain.reply import Reply
 from pigeonry.queue.retry import next_attempt
 
@@ -74,6 +74,16 @@ def settle(
         )
         status["bounce_type"] = "hard"
         return _failed(pending, message, outcome.attempt, status, outcome.reason, now=now, ids=ids)
+    if isinstance(outcome, Withdrawn):
+        return withdraw(
+            pending,
+            message,
+            reason=outcome.reason,
+            code=WITHDRAWN_CODE,
+            description=outcome.description,
+            now=now,
+            ids=ids,
+        )
     return _try_again(pending, message, outcome, now=now, dice=dice, schedule=schedule, ids=ids)
 
 

@@ -51,7 +51,7 @@ CATALOGUE: Final = (
     Described(
         "pigeonry_attempts_total",
         "counter",
-        "Delivery attempts by what they came to: delivered, deferred, refused, in_doubt.",
+        "Delivery attempts by what they came to: delivered, deferred, refused, in_doubt, withdrawn.",
         ("outcome",),
     ),
     Described("pigeonry_queue_recipients", "gauge", "Recipients in memory: waiting, dispatched or in an attempt."),
@@ -129,7 +129,13 @@ CATALOGUE: Final = (
     ),
 )
 _LATE_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_OUTCOMES: Final = {"Delivered": "delivered", "Deferred": "deferred", "Refused": "refused", "InDoubt": "in_doubt"}
+_OUTCOMES: Final = {
+    "Delivered": "delivered",
+    "Deferred": "deferred",
+    "Refused": "refused",
+    "InDoubt": "in_doubt",
+    "Withdrawn": "withdrawn",
+}
 
 
 class Tally:

@@ -167,3 +167,22 @@ def test_a_worker_that_ends_cuts_off_its_commands(play) -> None:
         assert not finals(rig)
 
     play(story)
+
+
+def test_what_it_concerns_is_hastened_wherever_it_waits_and_no_other(play) -> None:
+    async def story(rig) -> None:
+        now = rig.clock.now()
+        for due in (now + 5, now + 5000):
+            await rig.intake.accept(submission("a@x.test", "b@y.test", due=due), deadline=rig.deadline())
+        answer = await commands(rig).hasten(lambda pending: pending.address.endswith("@x.test"))
+        assert answer == CommandAnswer(done=2)
+        await rig.clock.sleep(0.1)
+        assert [pending.address for pending in rig.dispatched] == ["a@x.test", "a@x.test"]
+        assert all(rig.scheduler.claim(pending) for pending in rig.dispatched)
+        assert await commands(rig).hasten(lambda pending: pending.address.endswith("@x.test")) == CommandAnswer(
+            in_attempt=2
+        )
+        await rig.clock.sleep(10.0)
+        assert [pending.address for pending in rig.dispatched] == ["a@x.test", "a@x.test", "b@y.test"]
+
+    play(story)

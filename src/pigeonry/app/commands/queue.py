@@ -1,4 +1,4 @@
-"""``pigeonry queue show|cancel|retry|drop``: done by the worker that owns the message, on whichever node it is."""
+"""``pigeonry queue show|cancel|retry|drop|hasten``: done by whoever owns the messages, on whichever node that is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from cyclopts import Parameter
 
 from pigeonry.app import exits
 from pigeonry.app.local import ask_every_worker, ask_owner
+from pigeonry.app.mail_scope import Account, Domain, To
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
 from pigeonry.app.queue_commands import Asked, Shown
+from pigeonry.domain.intervention import Scope
 from pigeonry.domain.message import MessageKey
 from pigeonry.queue.commands import CommandAnswer
 
-__all__ = ["cancel", "drop", "retry", "show"]
+__all__ = ["cancel", "drop", "hasten", "retry", "show"]
 
 Key = Annotated[str, Parameter(help="The message's storage key, as its events show it.")]
 
@@ -60,6 +62,33 @@ def drop(key: Key, /, *, config: ConfigFile = None, json: Json = False) -> None:
 def retry(key: Key, /, *, config: ConfigFile = None, json: Json = False) -> None:
     """Attempt what waits of a message now, save what may have been delivered already."""
     _command("queue.retry", key, config=config, json=json)
+
+
+def hasten(
+    *, account: Account = "", domain: Domain = "", to: To = "", config: ConfigFile = None, json: Json = False
+) -> int:
+    """Attempt now whatever waits for a later time and to which all of this applies, save what is in doubt.
+
+    The exit status is 4 when a worker did not answer: what waits there was left alone.
+    """
+    scope = Scope(account, domain.lower(), to.lower())
+    answers = asyncio.run(ask_every_worker(config, "queue.hasten", msgspec.to_builtins(scope)))
+    silent = [told for told in answers if told.problem]
+    found = [msgspec.convert(told.result, type=CommandAnswer) for told in answers if not told.problem]
+    answer = CommandAnswer(
+        done=sum(each.done for each in found),
+        in_attempt=sum(each.in_attempt for each in found),
+        in_doubt=sum(each.in_doubt for each in found),
+    )
+    if json:
+        unreachable = [f"{told.node}/{told.slot}" for told in silent]
+        print_json({**msgspec.to_builtins(answer), "unreachable": unreachable})
+    else:
+        sys.stdout.write(f"Recipients: {answer.done} hastened, {answer.in_attempt} in an attempt or without room, ")
+        sys.stdout.write(f"{answer.in_doubt} in doubt.\n")
+    for told in silent:
+        sys.stderr.write(f"pigeonry: worker {told.node}/{told.slot} is left out: {told.problem}\n")
+    return exits.UNREACHABLE if silent else exits.OK
 
 
 def _command(name: str, key: str, *, config: str | None, json: bool) -> None:
