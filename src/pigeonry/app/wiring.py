@@ -26,6 +26,7 @@ from pigeonry.app.event_commands import event_handlers
 from pigeonry.app.node import Node, Parts
 from pigeonry.app.queue_commands import command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
+from pigeonry.app.smtp_config import smtp_config
 from pigeonry.app.tls import reload, server_context
 from pigeonry.auth.keys import KeyRing
 from pigeonry.auth.logins import Logins
@@ -43,7 +44,6 @@ from pigeonry.domain.networks import Networks
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.forwarded import Forwarded
 from pigeonry.doors.http.v3 import credentials, domains, events
-from pigeonry.doors.smtp.config import SmtpDoorConfig
 from pigeonry.doors.smtp.listener import SmtpDoor
 from pigeonry.events.consumer import IndexConsumer
 from pigeonry.events.ledger import LedgerAudit
@@ -57,7 +57,6 @@ from pigeonry.net.resolver import DnsResolver, DnsServer
 from pigeonry.net.sealing import load_seal
 from pigeonry.ports.event_index import IndexQuery, Term
 from pigeonry.ports.ownership import Member
-from pigeonry.protocol.smtp.service import Limits as SmtpLimits
 from pigeonry.queue.commands import Commands
 from pigeonry.queue.content import ContentCache
 from pigeonry.queue.intake import Intake
@@ -412,7 +411,7 @@ class Wiring:
     def _build_doors(self, search: EventSearch) -> None:
         store, clock, ids = self._store, self._clock, self._ids
         self._smtp = SmtpDoor(
-            _smtp_config(self._settings, self._hostname, dev=self._dev),
+            smtp_config(self._settings, self._hostname, dev=self._dev),
             intake=_Counted(self._intake, self._tally, "smtp"),
             login=self._logins.by_password,
             domains=self._domains.get,
@@ -493,15 +492,3 @@ def _name_server(text: str) -> DnsServer:
     if text.startswith("[") or text.count(":") == 1:
         return DnsServer(*split_address(text))
     return DnsServer(text)
-
-
-def _smtp_config(settings: Settings, hostname: str, *, dev: bool) -> SmtpDoorConfig:
-    smtp = settings.smtp
-    return SmtpDoorConfig(
-        hostname=hostname,
-        limits=SmtpLimits(message_octets_max=smtp.message_octets_max, recipients_max=smtp.recipients_max),
-        trusted_networks=smtp.trusted_networks,
-        allow_plain_auth=dev,
-        connections_max=smtp.connections_max,
-        idle_s=smtp.idle_s,
-    )

@@ -50,10 +50,6 @@ TIMER_S_MAX: Final = 30.0  # seconds; the wall clock may be set, so that no time
 START: Final = DueMark(-math.inf)
 
 
-def _not_wired(_pending: Pending) -> None:
-    raise AssertionError("the scheduler's dispatch is set by wiring, before anything is offered")
-
-
 class Scheduler:
     """What falls due, for one worker.
 
@@ -73,8 +69,8 @@ class Scheduler:
         *,
         content: ContentCache | None = None,
     ) -> None:
-        self.dispatch: Callable[[Pending], None] = _not_wired
-        """Called once for each recipient that is due. Does no I/O and does not raise."""
+        self.dispatch: Callable[[Pending], None]
+        """Set by wiring. Called once for each recipient that is due. Does no I/O and does not raise."""
         self._store = store
         self._clock = clock
         self._dice = dice
@@ -196,19 +192,13 @@ class Scheduler:
             self._leave(pending.due)
 
     def hasten(self, pending: Pending) -> bool:
-        """Have a recipient dispatched now that would be due later; False when there is no room, or it is being seen to.
-
-        Nothing is written: after a crash it is due when it was.
-        """
+        """Dispatch a recipient now, with nothing written; False when there is no room, or it is being seen to."""
         ident = pending.serial << 16 | pending.message.shard
-        if ident in self._claimed:
-            return False
-        now = self._clock.now()
-        hastened = msgspec.structs.replace(self._known.get(ident, pending), due=now)
-        if ident in self._known:
+        hastened = msgspec.structs.replace(pending, due=self._clock.now())
+        if ident in self._known and ident not in self._claimed:
             self._schedule(ident, hastened)
             return True
-        return self._take(ident, hastened, now)
+        return ident not in self._claimed and self._take(ident, hastened, hastened.due)
 
     def forget(self, key: MessageKey, serial: int) -> None:
         """Give back a held recipient that has already come to its end."""
