@@ -218,6 +218,19 @@ async def test_a_frozen_store_is_refused_at_once_and_used_again_when_it_thaws(tm
             kept = {n for (n,) in await session.execute("SELECT n FROM line WHERE k = 1", timeout_s=5.0)}
             assert {0, 2000} <= kept
             assert 1000 not in kept
+            cluster.nodes[0].kill()
+            # However long it is away it is asked for as often: who waited twice as long each time would have come
+            # ten times by two connections only after a quarter of an hour.
+            callers = 0
+
+            def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                nonlocal callers
+                callers += 1
+                writer.transport.abort()
+
+            host, port = cluster.nodes[0].address.rsplit(":")
+            async with await asyncio.start_server(hang_up, host, int(port)):
+                await _until(lambda: callers >= 20)
 
 
 async def test_three_nodes_serve_while_one_is_frozen_or_dead_and_refuse_without_a_quorum(tmp_path: Path) -> None:

@@ -487,6 +487,8 @@ def _cluster(settings: CassandraSettings) -> Any:
         heartbeat_interval_sec=HEARTBEAT_S,
         idle_timeout_sec=SILENT_S_MAX,
         constant_reconnect_delay_ms=RECONNECT_MS,
+        exponential_reconnect_base_delay_ms=None,  # its default would take the place of the constant one
+        exponential_reconnect_max_delay_ms=None,
         retry_policy="fallthrough",
         speculative_execution_policy=acsylla.SpeculativeExecutionPolicy(SPECULATE_MS, SPECULATIONS_MAX),
         consistency=acsylla.Consistency.LOCAL_QUORUM,
