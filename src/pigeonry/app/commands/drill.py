@@ -9,11 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from pigeonry import __version__
 from pigeonry.app import exits
 from pigeonry.app.output import Json, print_json
+from pigeonry.domain.errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -55,7 +57,10 @@ def durability(
 
 def d2014(
     *,
-    short: Annotated[bool, Parameter(help="One location, nodes restarted and killed: 90 seconds.")] = False,
+    short: Annotated[bool, Parameter(help="One location and a part of the steps: 90 seconds.")] = False,
+    step: Annotated[
+        tuple[str, ...], Parameter(help="Take this step only; may be repeated. Left out: all of the form.")
+    ] = (),
     parts: Annotated[Path, Parameter(help="Folder for the parts of Cassandra; what is not there is fetched.")] = Path(
         ".parts"
     ),
@@ -70,17 +75,22 @@ def d2014(
     and its name printed.
     """
     from pigeonry.app.tls import make_self_signed
-    from pigeonry.drills.d2014 import FULL, SHORT
+    from pigeonry.drills.d2014 import FULL, SHORT, STEPS
     from pigeonry.drills.d2014 import d2014 as drill
     from pigeonry.testing.cassandra import parts as made
 
+    form = SHORT if short else FULL
+    if step:
+        form = msgspec.structs.replace(form, steps=step)
+    unknown = [name for name in step if name not in STEPS]
+    if unknown:
+        raise BadRequest(f"There is no step {unknown[0]}; there are {', '.join(STEPS)}.")
     found = made(parts)
 
     def make(folder: Path, clock: Clock, dice: Dice, report: Report) -> Coroutine[object, object, None]:
         cert, key, certificate = (folder / name for name in ("cert.pem", "key.pem", "both.pem"))
         make_self_signed(cert, key, names=("drill.test",), now=clock.now())
         certificate.write_text(cert.read_text() + key.read_text())
-        form = SHORT if short else FULL
         return drill(form, folder, found, certificate=certificate, clock=clock, dice=dice, report=report)
 
     return _run("d2014", make, seed=seed, record=record, measured=measured, json=json)
