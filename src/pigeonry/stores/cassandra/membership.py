@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Member", "Membership"]
 
 BEATS: Final = 4  # renewals in the time that a lease lasts: two may fail
+OVER_PAUSE: Final = 0.2  # of a beat, between two renewals of a lease that ran out: everybody waits for it
 MARGIN: Final = 0.25  # of the time to live: clocks may differ in rate by a quarter, where a tenth of a percent is bad
 UNWATCHED: Final = 3  # beats without a look, after which silence counts anew; with one more it is below the lease
 
@@ -128,7 +129,7 @@ class Membership:
     async def run(self) -> None:
         """Renew and look at the others, until cancelled."""
         while True:
-            await self._clock.sleep(self._ttl_s / BEATS)
+            await self._clock.sleep(self._ttl_s / BEATS * (1.0 if self.holds() else OVER_PAUSE))
             try:
                 await self.renew()
                 await self.look()
@@ -151,7 +152,8 @@ class Membership:
             self._beat += 1
             self._extend(began)
         elif (row.get("beat") or -1) > self._beat:
-            self._beat = row["beat"]  # an earlier renewal whose end was not known; the next one counts
+            self._beat = row["beat"]  # an earlier renewal whose end was not known
+            await self.renew()
         else:
             self._begin_anew()
 
