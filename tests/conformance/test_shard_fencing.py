@@ -35,6 +35,14 @@ async def test_who_cannot_renew_acknowledges_nothing_until_it_can(cluster: Cassa
     assert [each.address for each in await due(store)] == ["before@y.test", "later@y.test"]
 
 
+async def test_a_worker_opens_although_the_store_does_not_confirm_at_once(cluster: CassandraMachine) -> None:
+    """Each step of it once, as a store does that is slow: under load, or just started."""
+    cluster.stumbles += ["INTO member", "INTO shard", "SET owner", "SET serving"]
+    store = await cluster.open()
+    assert not cluster.stumbles
+    assert list(store.owned()) == list(range(16))
+
+
 async def test_who_was_deposed_while_it_slept_acknowledges_nothing_and_begins_anew(cluster: CassandraMachine) -> None:
     asleep = await cluster.open()
     await asleep.commit(accept(cluster, asleep, "kept@y.test"), deadline=soon(cluster))

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from pigeonry.domain.errors import StoreInDoubt
 from pigeonry.domain.event import EventMessage, MessageHeaders
 from pigeonry.domain.message import Accept, BodyRef, IdempotencyRecord, Message, NewRecipient, Options, Pending
 from pigeonry.net.disk import LocalDisk
@@ -184,15 +185,20 @@ class GatedSession:
 
     Attributes:
         held: What waits or waited.
+        stumbles: Each of these texts is that of a conditional statement that is not confirmed, once.
     """
 
     def __init__(self, session: Session, gate: asyncio.Event, *, only: str = "") -> None:
         self._session, self._gate, self._only = session, gate, only
         self.held: list[str] = []
+        self.stumbles: list[str] = []
         self.pages, self.circuit = session.pages, session.circuit
 
     async def conditional(self, cql: str, values: Sequence[object] = (), **more: Any) -> tuple[bool, dict[str, Any]]:
         await self._gate.wait()
+        for text in [each for each in self.stumbles if each in cql]:
+            self.stumbles.remove(text)
+            raise StoreInDoubt("It does not confirm.")
         return await self._session.conditional(cql, values, **more)
 
     async def execute(self, cql: str, values: Sequence[object] = (), **more: Any) -> list[tuple[Any, ...]]:
@@ -212,6 +218,7 @@ class CassandraMachine:
         self.gate.set()
         self.leases = asyncio.Event()
         self.leases.set()
+        self.stumbles: list[str] = []
         self._keyspace = keyspace
         self._running: dict[Store, tuple[asyncio.Task[None], Session]] = {}
         self._members: dict[Store, Membership] = {}
@@ -233,7 +240,9 @@ class CassandraMachine:
         self._opened += 1
         clock = SystemClock()  # that of the leases goes on by itself
         worker = f"node/{self._opened}"
-        leases = session if past_leases else GatedSession(session, self.leases)
+        behind_gate = GatedSession(session, self.leases)
+        behind_gate.stumbles = self.stumbles
+        leases = session if past_leases else behind_gate
         membership = Membership(
             leases,  # type: ignore[arg-type]
             worker=worker,

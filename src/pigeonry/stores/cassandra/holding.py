@@ -19,7 +19,7 @@ from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.takeover import take_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.queue_store import RecoveryReport
@@ -95,17 +95,17 @@ class Holding:
             Fault: The store does not answer.
         """
         until = self._clock.monotonic() + OPEN_S
-        await self._join(until)
+        await self._patiently(self._membership.join, until)
         beating = asyncio.ensure_future(self._membership.run())
         reports: list[RecoveryReport] = []
         try:
-            await self._shares.make(count)
-            await self._round(reports.append)
+            await self._patiently(lambda: self._shares.make(count), until)
+            await self._patiently(lambda: self._round(reports.append), until)
             while not self._served:
                 if self._clock.monotonic() > until:
                     raise Conflict("Every shard is held by other workers.", retry_after_s=1.0)
                 await self._clock.sleep(self._limits.round_s / 4)
-                await self._round(reports.append)
+                await self._patiently(lambda: self._round(reports.append), until)
             self.accepting = None  # nothing was accepted yet: the lowest, whichever was read first
             self._choose()
             return reports
@@ -127,14 +127,17 @@ class Holding:
 
     # -- rounds
 
-    async def _join(self, until: float) -> None:
+    async def _patiently(self, work: Callable[[], Awaitable[object]], until: float) -> None:
+        """Do it, again when the store is slow: a worker that ends for it only has to begin anew."""
         while True:
             try:
-                return await self._membership.join()
+                await work()
             except Fault:
                 if self._clock.monotonic() > until:
                     raise
                 await self._clock.sleep(self._limits.round_s / 4)
+            else:
+                return
 
     async def _rounds(self) -> None:
         while True:
