@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 class Cluster:
     """The nodes a and b."""
 
-    def __init__(self, folder: Path, receiver: int) -> None:
+    def __init__(self, folder: Path, receiver: int, more: str) -> None:
         self.folder = folder
         self.certificates = certificates(folder / "certificates", "a", "b")
         ports = {name: free_port() for name in "ab"}
@@ -49,7 +49,7 @@ class Cluster:
             node = self.nodes[name] = Serving(folder / name, workers=1, receiver=receiver, name=name)
             node.configure(
                 more=f'[cluster]\nlisten = ["127.0.0.1:{ports[name]}"]\nca = "{self.certificates}/ca.crt"\n'
-                f'cert = "{self.certificates}/{name}.crt"\nkey = "{self.certificates}/{name}.key"\n'
+                f'cert = "{self.certificates}/{name}.crt"\nkey = "{self.certificates}/{name}.key"\n{more}'
             )
 
     def start(self, name: str) -> None:
@@ -97,9 +97,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[tuple[Cluster, Receiver]]:
+def cluster(folder: Path, more: str = "") -> Iterator[tuple[Cluster, Receiver]]:
     receiver = Receiver()
-    made = Cluster(folder, receiver.port)
+    made = Cluster(folder, receiver.port, more)
     try:
         for name in "ab":
             made.start(name)
@@ -163,6 +163,69 @@ def test_a_command_reaches_the_owner_on_the_other_node_and_what_is_in_the_way_is
         assert "node_refused" in nodes.log("a")
         nodes.nodes["b"].signal(signal.SIGHUP)
         until(lambda: reaches(nodes, "a", owned["b"][0]) and reaches(nodes, "b", owned["a"][0]), "both do")
+
+
+EGRESS = """
+[egress]
+default_pool = "shared"
+lease_s = 4
+[[egress.sources]]
+id = "here"
+address = "127.0.0.11"
+node = "a"
+[[egress.sources]]
+id = "there"
+address = "127.0.0.12"
+node = "b"
+hostname = "there.test"
+[[egress.pools]]
+id = "shared"
+sources = { here = 1, there = 1 }
+[[egress.pools]]
+id = "dedicated"
+sources = { there = 1 }
+"""
+
+
+def test_mail_leaves_from_an_address_of_the_other_node_through_it(tmp_path: Path) -> None:
+    with cluster(tmp_path, EGRESS) as (nodes, receiver):
+        first = nodes.nodes["a"]
+        first.command("domain", "add", "ours.test")
+        first.command("domain", "pool", "ours.test", "dedicated", "--also", "shared")
+        key = first.command("key", "create")["key"]
+
+        def send(recipient: str, **more: str) -> None:
+            until(lambda: first.post("ours.test", key, recipient, **more) == 200, "the key and the pool are known")
+
+        def sent_from() -> dict[str, tuple[str, str]]:
+            return {recipient: (peer, hello) for peer, hello, recipient in receiver.seen}
+
+        there, here = ("127.0.0.12", "there.test"), ("127.0.0.11", "node.test")
+        for number in range(5):
+            send(f"d{number}@dest.test")
+            send(f"s{number}@dest.test", **{"o:sending-ip-pool": "shared"})
+        until(lambda: len(receiver.by_recipient) == 10, "all are delivered")
+        assert sent_from() == {
+            f"{kind}{n}@dest.test": way for kind, way in (("d", there), ("s", here)) for n in range(5)
+        }
+
+        def delivered() -> list[dict[str, Any]]:
+            events = first.get("/v3/ours.test/events", key)["items"]
+            return [event for event in events if event["event"] == "delivered"]
+
+        until(lambda: len(delivered()) == 10, "their events are found")
+        ways = {event["recipient"][0]: event["envelope"] for event in delivered()}
+        assert {kind: (way["sending-ip"], way["sending-host"]) for kind, way in ways.items()} == {"d": there, "s": here}
+
+        nodes.stop("b", signal.SIGKILL)
+        send("while-it-is-away@dest.test")
+        send("here@dest.test", **{"o:sending-ip-pool": "shared"})
+        until(lambda: "here@dest.test" in receiver.by_recipient, "other mail leaves")
+        assert "while-it-is-away@dest.test" not in receiver.by_recipient
+        nodes.start("b")
+        until(lambda: "while-it-is-away@dest.test" in receiver.by_recipient, "what waited leaves when it is back")
+        assert sent_from()["while-it-is-away@dest.test"] == there
+        assert set(receiver.by_recipient.values()) == {1}
 
 
 def standing(node: Serving) -> tuple[int, list[dict[str, Any]]]:

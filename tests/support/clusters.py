@@ -18,6 +18,7 @@ from pigeonry.doors.commands.channel import VERSIONS
 from pigeonry.doors.commands.frames import frame, read_frame
 from pigeonry.doors.commands.node_door import DoorLimits, NodeDoor
 from pigeonry.doors.commands.peers import PeerLimits, Peers
+from pigeonry.doors.commands.relay import Relays
 from pigeonry.doors.commands.wire import Command, encode_command, result_of
 from pigeonry.net.environment import SystemClock
 from pigeonry.ports.ownership import Member
@@ -52,12 +53,16 @@ class Called:
         members: Nodes that it lets in.
     """
 
-    def __init__(self, tls: ClusterTls, members: set[str], act: Act, limits: DoorLimits | None) -> None:
+    def __init__(
+        self, tls: ClusterTls, members: set[str], act: Act, limits: DoorLimits | None, relays: Relays | None
+    ) -> None:
         self.tls, self.members = tls, members
         self.trouble: Exception | None = None
         self.sockets = bind(Listener("cluster", "127.0.0.1", 0), slots=1)
         self.port = self.sockets[0].getsockname()[1]
-        self.door = NodeDoor(act, context=self.context, is_member=self.knows, clock=SystemClock(), limits=limits)
+        self.door = NodeDoor(
+            act, context=self.context, is_member=self.knows, clock=SystemClock(), limits=limits, relays=relays
+        )
 
     def context(self) -> ssl.SSLContext:
         return self.tls.called()
@@ -78,9 +83,13 @@ class Called:
 
 @asynccontextmanager
 async def called(
-    tls: ClusterTls, *members: str, act: Act | None = None, limits: DoorLimits | None = None
+    tls: ClusterTls,
+    *members: str,
+    act: Act | None = None,
+    limits: DoorLimits | None = None,
+    relays: Relays | None = None,
 ) -> AsyncIterator[Called]:
-    node = Called(tls, set(members), act or by_name({"double": double}), limits)
+    node = Called(tls, set(members), act or by_name({"double": double}), limits, relays)
     task = asyncio.ensure_future(node.door.run(node.sockets))
     try:
         yield node

@@ -17,16 +17,20 @@ from pigeonry.app.sockets import command_address
 from pigeonry.domain.errors import BadRequest
 from pigeonry.doors.commands.answering import ANSWER_S, by_name
 from pigeonry.doors.commands.client import NobodyListens, call, unreachable
+from pigeonry.doors.commands.far_dialer import FarDialer
 from pigeonry.doors.commands.node_door import NodeDoor
 from pigeonry.doors.commands.owners import Owners
 from pigeonry.doors.commands.peers import Peers
+from pigeonry.ports.network import SourceGone
 
 if TYPE_CHECKING:
     from pigeonry.app.cluster_tls import ClusterTls
     from pigeonry.doors.commands.answering import Act, Handler
     from pigeonry.doors.commands.owners import Beside, Told
+    from pigeonry.doors.commands.relay import Relays
     from pigeonry.doors.commands.wire import Command
     from pigeonry.ports.environment import Clock
+    from pigeonry.ports.network import Dialer
     from pigeonry.ports.ownership import Member, Ownership
     from pigeonry.telemetry.metrics import Sample
 
@@ -45,6 +49,8 @@ class Commanding:
         me: Who we are.
         data: The data folder, where the sockets of the node's workers are.
         tls: What nodes show each other; None where there are no others.
+        relays: The connections that we make for other nodes.
+        near: Makes ours.
         clock: Time.
     """
 
@@ -56,10 +62,14 @@ class Commanding:
         me: Member,
         data: str,
         tls: ClusterTls | None,
+        relays: Relays,
+        near: Dialer,
         clock: Clock,
     ) -> None:
         self._ownership = ownership
         self._tls = tls
+        self.relays = relays
+        self._near = near
         beside = ask_beside(data)
         self._peers = Peers(context=tls.calling, clock=clock) if tls else None
         self.owners = Owners(
@@ -72,7 +82,11 @@ class Commanding:
         }
         self.door = (
             NodeDoor(
-                of_this_node(own, slot=me.slot, beside=beside), context=tls.called, is_member=self._knows, clock=clock
+                of_this_node(own, slot=me.slot, beside=beside),
+                context=tls.called,
+                is_member=self._knows,
+                clock=clock,
+                relays=relays,
             )
             if tls
             else None
@@ -89,6 +103,16 @@ class Commanding:
             self._peers.renew()
             self.door.renew()
 
+    def through(self, node: str) -> Dialer:
+        """What connects by way of another node.
+
+        Raises:
+            SourceGone: No other node can be reached.
+        """
+        if self._peers is None:
+            raise SourceGone("No other node can be reached.")
+        return FarDialer(node, near=self._near, peers=self._peers, member_of=self._member_of)
+
     async def close(self) -> None:
         """Close what goes to other nodes."""
         if self._peers is not None:
@@ -103,6 +127,8 @@ class Commanding:
             "pigeonry_cluster_connections": lambda: [((), door.connections)],
             "pigeonry_cluster_refused_total": lambda: [((why,), count) for why, count in door.refused.items()],
             "pigeonry_cluster_unreachable_total": lambda: [((), peers.unanswered)],
+            "pigeonry_egress_relayed_connections": lambda: [((), len(self.relays))],
+            "pigeonry_egress_relays_refused_total": lambda: [((), self.relays.refused)],
             "pigeonry_cluster_certificate_expires_seconds": lambda: [((), tls.expires_at)],
         }
 
@@ -112,6 +138,11 @@ class Commanding:
             if any(member.node == node for member in await self._ownership.members(fresh=fresh)):
                 return True
         return False
+
+    async def _member_of(self, node: str) -> Member | None:
+        """A member of a node that others can reach."""
+        members = await self._ownership.members()
+        return next((member for member in members if member.node == node and member.address), None)
 
 
 class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):

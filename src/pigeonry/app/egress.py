@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 import ipaddress
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from pigeonry.delivery.borrowing import Borrowing, Offer
 from pigeonry.delivery.egress import SYSTEM_POOL, Egress
+from pigeonry.delivery.lending import Lending, to_exchangers, to_smarthost
 from pigeonry.delivery.ownership import STATES, LeaseTerms, Ownership
 from pigeonry.domain.address import ascii_domain
 from pigeonry.domain.errors import BadAddress
@@ -20,15 +24,28 @@ if TYPE_CHECKING:
     from pigeonry.app.settings import Settings
     from pigeonry.domain.message import Pending
     from pigeonry.domain.tenant import SendingDomain
+    from pigeonry.doors.commands.owners import Owners
     from pigeonry.ports.coordinator import Coordinator
     from pigeonry.ports.environment import Clock, Dice
-    from pigeonry.ports.network import Dialer
+    from pigeonry.ports.network import Dialer, Resolver
     from pigeonry.telemetry.log import Logger
     from pigeonry.telemetry.metrics import Sample
 
-__all__ = ["addresses_of", "egress_gauges", "egress_of", "egress_pools", "egress_problems", "ownership"]
+__all__ = [
+    "OWNED",
+    "addresses_of",
+    "borrowing",
+    "egress_gauges",
+    "egress_of",
+    "egress_pools",
+    "egress_problems",
+    "lending",
+    "ownership",
+]
 
 _POOL: Final = "pool:"
+OWNED: Final = "egress.owned"
+"""The command by which a node asks another what it lends."""
 LEARNING_S: Final = 2.0  # seconds until each address was looked for, and its lease asked for, on a busy machine
 
 
@@ -71,6 +88,57 @@ def ownership(
     )
 
 
+def lending(
+    egress: Egress,
+    *,
+    hostname: str,
+    smarthost: tuple[str, int] | None,
+    resolver: Resolver,
+    reach: Callable[[str], bool],
+    clock: Clock,
+) -> Lending:
+    """What other nodes may use of this one."""
+    may_reach = to_smarthost(*smarthost, resolver) if smarthost else to_exchangers(reach)
+    return Lending(egress.outlets, hostname=hostname, may_reach=may_reach, clock=clock)
+
+
+def borrowing(
+    settings: Settings,
+    egress: Egress,
+    *,
+    owners: Owners,
+    clock: Clock,
+    dice: Dice,
+    changed: Callable[[], None],
+    log: Logger,
+) -> Borrowing:
+    """What knows which sources other nodes lend."""
+    terms = LeaseTerms(settings.egress.lease_s)
+
+    async def ask() -> Mapping[str, Mapping[str, Offer]]:
+        answers = await owners.ask_nodes(OWNED, None, timeout_s=terms.renew_s)
+        return {node: _offers(answer) for node, answer in answers.items()}
+
+    return Borrowing(
+        egress.lent,
+        wanted=lambda: egress.borrows,
+        ask=ask,
+        clock=clock,
+        dice=dice,
+        changed=changed,
+        log=log,
+        every_s=terms.renew_s,
+    )
+
+
+def _offers(answer: Any) -> Mapping[str, Offer]:
+    """What a node lends, as it says; nothing where that makes no sense."""
+    try:
+        return msgspec.convert(answer, dict[str, Offer])
+    except msgspec.ValidationError:
+        return {}
+
+
 def addresses_of(settings: EgressSettings) -> Callable[[SendingDomain], list[str]]:
     """The addresses that a domain's mail may leave from: of its pools, and of those that stand in for them."""
     pools, default = egress_pools(settings)
@@ -94,6 +162,9 @@ def egress_gauges(egress: Egress, addresses: Ownership) -> Mapping[str, Callable
     return {
         "pigeonry_egress_source": lambda: [
             ((source, state), float(state == now)) for source, now in addresses.states() for state in STATES
+        ],
+        "pigeonry_egress_source_lent": lambda: [
+            ((outlet.source.id,), float(bool(outlet.through))) for outlet in egress.lent.values()
         ],
         "pigeonry_egress_pool_up": lambda: [((pool,), float(up)) for pool, up in egress.states()],
         "pigeonry_egress_waiting_recipients": lambda: [((pool,), float(n)) for pool, n in egress.waiting()],

@@ -33,10 +33,10 @@ class EgressSourceSettings(Section, frozen=True):
         ),
     ] = ""
     node: Annotated[
-        str, Meta(max_length=63, description="The only node, by name, that may use it. Left out: any that has it.")
+        str, Meta(max_length=63, description="The only node, by name, that may own it. Left out: any that has it.")
     ] = ""
     location: Annotated[
-        str, Meta(max_length=63, description="The only location whose nodes may use it. Left out: any.")
+        str, Meta(max_length=63, description="The only location whose nodes may own it. Left out: any.")
     ] = ""
 
 
@@ -56,8 +56,8 @@ class EgressPoolSettings(Section, frozen=True):
         str,
         Meta(
             max_length=68,
-            description="What becomes of mail on a node that owns none of the addresses: `queue`, it waits; `pool:ID`, "
-            "it leaves by that pool; `shared`, by the default pool.",
+            description="What becomes of mail when no node that can be reached owns any of the addresses: `queue`, it "
+            "waits; `pool:ID`, it leaves by that pool; `shared`, by the default pool.",
         ),
     ] = "queue"
     on_site_loss_grace_s: Annotated[

@@ -107,7 +107,7 @@ class Node:
             await parts.doors.run(sockets, opened=self.opened.set)
             try:
                 async with asyncio.timeout(self._drain_s):
-                    await parts.dispatcher.drain()
+                    await asyncio.gather(parts.dispatcher.drain(), parts.commanding.relays.drain())
             except TimeoutError:
                 self._cut_short("deliveries")
             for task in reversed(beside):

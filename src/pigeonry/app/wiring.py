@@ -18,8 +18,9 @@ from pigeonry.app.cluster_status import of_itself
 from pigeonry.app.cluster_tls import ClusterTls
 from pigeonry.app.commanding import Commanding
 from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
+from pigeonry.app.counted import Counted
 from pigeonry.app.doors import Doors
-from pigeonry.app.egress import addresses_of, egress_gauges, egress_of, ownership
+from pigeonry.app.egress import OWNED, addresses_of, borrowing, egress_gauges, egress_of, lending, ownership
 from pigeonry.app.engine import Who
 from pigeonry.app.engines import node_disk, open_engine
 from pigeonry.app.event_commands import event_handlers
@@ -41,6 +42,7 @@ from pigeonry.delivery.reach import Reach
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
 from pigeonry.domain.errors import Fault
 from pigeonry.domain.networks import Networks
+from pigeonry.doors.commands.relay import Relays
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.forwarded import Forwarded
 from pigeonry.doors.http.v3 import credentials, domains, events
@@ -75,12 +77,10 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from pigeonry.app.settings import Settings
-    from pigeonry.domain.message import Accept, Message, MessageKey, Pending, Settle
+    from pigeonry.domain.message import Message, Pending, Settle
     from pigeonry.domain.outcome import Outcome
-    from pigeonry.domain.submission import Submission
-    from pigeonry.ports.queue_store import Commit, RecoveryReport
+    from pigeonry.ports.queue_store import RecoveryReport
     from pigeonry.queue.event_ids import EventIds
-    from pigeonry.queue.intake import Taken
     from pigeonry.telemetry.log import Logger
 
 __all__ = ["Wiring"]
@@ -90,38 +90,6 @@ EVENTS_OF_MAX: Final = 300  # events of one message shown in the inbox
 FOREVER_US: Final = 2**62
 RETIRE_S: Final = 3_600.0  # days are not over more often
 DAY_S: Final = 86_400.0  # seconds of a day
-
-
-class _Counted:
-    """``Intake`` for one door, counted."""
-
-    def __init__(self, intake: Intake, tally: Tally, door: str) -> None:
-        self._intake = intake
-        self._tally = tally
-        self._door = door
-        self.reject = intake.reject
-
-    def begin(self, make: Callable[[], Submission], *, octets: int, deadline: float, told: Taken) -> Commit:
-        """See ``Intake.begin``."""
-
-        def counted(taken: Accept | None, error: Exception | None) -> None:
-            if taken is not None:
-                self._tally.accepted(self._door, len(taken.recipients))
-            else:
-                self._tally.refused[self._door] += 1
-            told(taken, error)
-
-        return self._intake.begin(make, octets=octets, deadline=deadline, told=counted)
-
-    async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
-        """See ``Intake.accept``."""
-        try:
-            key = await self._intake.accept(submission, deadline=deadline)
-        except BaseException:
-            self._tally.refused[self._door] += 1
-            raise
-        self._tally.accepted(self._door, len(submission.recipients))
-        return key
 
 
 class Wiring:
@@ -177,6 +145,7 @@ class Wiring:
         await wiring._build_stores()
         wiring._build_senders()
         wiring._build_queue(await event_ids(wiring._directory, wiring._ids, wiring._seal))
+        wiring._build_egress()
         wiring._build_commanding()
         wiring._build_delivery()
         wiring._build_doors(
@@ -208,6 +177,8 @@ class Wiring:
                 self._interventions.run,
                 self._scheduler.run,
                 self._addresses.run,
+                self._borrowing.run,
+                self._relays.run,
                 self._consumer.run,
                 self._audit.run,
                 self._retire_events,
@@ -311,34 +282,51 @@ class Wiring:
         self._commands = Commands(self._store, self._scheduler, self._clock, names)
         self._event_ids = names
 
+    def _build_egress(self) -> None:
+        settings, clock = self._settings, self._clock
+        self._resolver = DnsResolver(
+            clock=clock,
+            servers=[_name_server(text) for text in settings.dns.nameservers],
+            answer_s=settings.dns.timeout_s,
+        )
+        self._dialer = TcpDialer()
+        self._reach = Reach(settings.delivery.private_networks)
+        self._standing = Interventions(clock)
+        self._egress = egress_of(settings.egress, domain=self._domains.get, clock=clock, rebound=self._standing.rebound)
+        self._lending = lending(
+            self._egress,
+            hostname=self._hostname,
+            smarthost=smarthost_of(settings.delivery.route),
+            resolver=self._resolver,
+            reach=self._reach,
+            clock=clock,
+        )
+        self._relays = Relays(self._lending, dialer=self._dialer, clock=clock)
+
     def _build_commanding(self) -> None:
         async def responsible(shard: int) -> bool:
             owner, me = await self._ownership.owner_of(shard), self._who.me
             return owner is not None and (owner.node, owner.slot) == (me.node, me.slot)
 
+        async def owned(_argument: Any) -> Any:
+            return self._lending.offers()
+
         events = event_handlers(Rebuild(self._store, self._index))
         own = command_handlers(self._commands, self._store, self._clock, responsible=responsible)
         self._commanding = Commanding(
-            {**own, **events, **of_itself(self._store, since=self._clock.now())},
+            {**own, **events, **of_itself(self._store, since=self._clock.now()), OWNED: owned},
             ownership=self._ownership,
             me=self._who.me,
             data=self._data,
             tls=self._cluster_tls,
+            relays=self._relays,
+            near=self._dialer,
             clock=self._clock,
         )
 
     def _build_delivery(self) -> None:
         delivery, clock, dice = self._settings.delivery, self._clock, self._dice
-        resolver = DnsResolver(
-            clock=clock,
-            servers=[_name_server(text) for text in self._settings.dns.nameservers],
-            answer_s=self._settings.dns.timeout_s,
-        )
-        dialer = TcpDialer()
-        interventions = Interventions(clock)
-        self._egress = egress_of(
-            self._settings.egress, domain=self._domains.get, clock=clock, rebound=interventions.rebound
-        )
+        resolver, dialer = self._resolver, self._dialer
         smarthost = smarthost_of(delivery.route)
         timeouts = Timeouts(
             connect=delivery.connect_timeout_s,
@@ -358,7 +346,8 @@ class Wiring:
                 clock=clock,
                 hostname=self._hostname,
                 timeouts=timeouts,
-                reach=Reach(delivery.private_networks),
+                reach=self._reach,
+                through=self._commanding.through,
             ),
             settlement=self._settlement(),
             signers=self._domains.signers,
@@ -374,7 +363,7 @@ class Wiring:
             ),
             shares=self._shares.share,
             egress=self._egress,
-            interventions=interventions,
+            interventions=self._standing,
             node=self._who.me.node,
         )
         self._scheduler.dispatch = self._dispatcher.dispatch
@@ -387,6 +376,16 @@ class Wiring:
             clock=clock,
             dice=dice,
             dialer=dialer,
+            changed=self._dispatcher.review_egress,
+            log=self._log,
+        )
+
+        self._borrowing = borrowing(
+            self._settings,
+            self._egress,
+            owners=self._commanding.owners,
+            clock=clock,
+            dice=dice,
             changed=self._dispatcher.review_egress,
             log=self._log,
         )
@@ -412,7 +411,7 @@ class Wiring:
         store, clock, ids = self._store, self._clock, self._ids
         self._smtp = SmtpDoor(
             smtp_config(self._settings, self._hostname, dev=self._dev),
-            intake=_Counted(self._intake, self._tally, "smtp"),
+            intake=Counted(self._intake, self._tally, "smtp"),
             login=self._logins.by_password,
             domains=self._domains.get,
             spool=store.spool,
@@ -421,7 +420,7 @@ class Wiring:
             reason_to_shed=store.reason_to_shed,
             tls=self._context,
         )
-        web = _Counted(self._intake, self._tally, "http")
+        web = Counted(self._intake, self._tally, "http")
         self._http = HttpDoor(
             keys=self._keys,
             domains=self._domains,

@@ -261,8 +261,9 @@ class Courier:
 
     def _told(self, pending: Pending, message: Message) -> Intervention | None:
         """What the operator has said of messages with its tags."""
-        path = self._lane.path
-        return self._parts.interventions.of_message(pending, message.tags, source=path.source, site=path.site)
+        lane = self._lane
+        source, site = lane.outlet.source.address, lane.path.site
+        return self._parts.interventions.of_message(pending, message.tags, source=source, site=site)
 
     async def _unread(self, pending: Pending) -> None:
         """The content cannot be had now: later perhaps, but not for ever, since a body that is spoilt stays so."""
@@ -359,7 +360,10 @@ class Courier:
         """Get a session, in the place of the one at hand; what was wrong when there is none."""
         self._hang_up()
         parts, lane = self._parts, self._lane
-        opened = await parts.opener.open(lane.route, source=lane.outlet.source, demand=demand, first=first)
+        outlet = lane.outlet
+        opened = await parts.opener.open(
+            lane.route, source=outlet.source, through=outlet.through, demand=demand, first=first
+        )
         if isinstance(opened, Deferred):
             if not demand.required:
                 parts.failed(lane, opened)

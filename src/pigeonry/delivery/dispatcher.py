@@ -229,7 +229,7 @@ class Dispatcher:
         if told is not None:
             self._intervene(told, pending)
             return
-        key = (outlet.source.address, route.site)
+        key = (outlet.key, route.site)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = self._lane(outlet, route)

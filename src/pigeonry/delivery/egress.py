@@ -4,8 +4,9 @@ A sending domain has an egress pool, or the default one; a message may name anot
 pool's sources those that this node owns just now (``delivery.ownership``) share its recipients by weight. A recipient
 keeps to its source while that one can be used: a greylisting server wants to see the address again that it sent away.
 
-A node that owns none of a pool's addresses first lets its mail wait, since another node of the place may hand one
-over, and then does what the pool says of ``on_site_loss``: it goes on waiting, or leaves by the one other pool that is
+A node that owns none of a pool's addresses borrows: its connections are made by a node that owns one
+(``delivery.borrowing``). If nobody lends one, its mail waits for a while, since an address may be back in a moment, and
+then the node does what the pool says of ``on_site_loss``: it goes on waiting, or leaves by the one other pool that is
 named there. That other pool's own ``on_site_loss`` does not count: mail leaves by its pool or by what its pool allows,
 and by nothing further. What waits is left to the store, so that a pool without an address takes neither memory nor
 connections from the others; its first attempt is recorded as a deferral that says why, and it is found again when
@@ -18,7 +19,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from pigeonry.domain.message import Pending
@@ -42,18 +43,23 @@ _MASK: Final = (1 << 64) - 1
 
 
 class Outlet:
-    """An egress source as this worker may use it.
+    """A way by which mail leaves: an egress source of this node, or the same one as another node lends it.
 
     Args:
         source: It.
-        until: Monotonic time until which it may be used: minus infinity while it is not ours.
+        until: Monotonic time until which it may be used: minus infinity while it is not ours, or nobody lends it.
+        lent: Whether it is the way through another node.
     """
 
-    __slots__ = ("open", "source", "until")
+    __slots__ = ("key", "open", "source", "through", "until")
 
-    def __init__(self, source: EgressSource, until: float = -math.inf) -> None:
+    def __init__(self, source: EgressSource, until: float = -math.inf, *, lent: bool = False) -> None:
         self.source = source
         self.until = until
+        self.key = f"{source.address} lent" if lent else source.address
+        """What its connections and what waits for them are kept under: a connection never changes its way."""
+        self.through = ""
+        """The node that makes the connections; empty for this one."""
         self.open = False
         """Whether it was usable when that was last looked at, for choosing; who sends looks at ``until``."""
 
@@ -65,15 +71,18 @@ def _never(_pending: Pending) -> str:
 class _Pool:
     """A pool and what of it can be used."""
 
-    __slots__ = ("all", "has", "in_grace", "limits", "lost_at", "outlets", "usable", "weights")
+    __slots__ = ("all", "borrows", "has", "in_grace", "lent", "limits", "lost_at", "own", "usable")
 
-    def __init__(self, pool: EgressPool, outlets: dict[str, Outlet], lost_at: float) -> None:
+    def __init__(
+        self, pool: EgressPool, outlets: Mapping[str, Outlet], lent: Mapping[str, Outlet], lost_at: float
+    ) -> None:
         self.limits = pool
-        self.outlets = tuple(outlets[source.address] for source, _ in pool.sources)
-        self.weights = tuple(weight for _, weight in pool.sources)
-        self.all = _Share(zip(self.outlets, self.weights, strict=True))
+        self.own = tuple((outlets[source.address], weight) for source, weight in pool.sources)
+        self.lent = tuple((lent[source.address], weight) for source, weight in pool.sources if source.address)
+        self.all = _Share(self.own)
         self.usable = _Share(())
-        self.has = False  # an address of its own
+        self.borrows = False  # none of its addresses is this node's
+        self.has = False  # an address of its own, be it lent
         self.lost_at = lost_at  # monotonic; since when it has none
         self.in_grace = True  # it has none, and not for long yet
 
@@ -125,9 +134,11 @@ class Egress:
         sources = {source.address: source for pool in pools for source, _ in pool.sources}
         self.outlets = {address: Outlet(source) for address, source in sources.items()}
         """By address; ``delivery.ownership`` sets their ``until``."""
+        self.lent = {address: Outlet(source, lent=True) for address, source in sources.items() if address}
+        """The same through other nodes; ``delivery.borrowing`` sets their ``until``."""
         if SYSTEM_SOURCE.address in self.outlets:
             self.outlets[SYSTEM_SOURCE.address].until = math.inf
-        self._pools = {pool.id: _Pool(pool, self.outlets, now + learning_s) for pool in pools}
+        self._pools = {pool.id: _Pool(pool, self.outlets, self.lent, now + learning_s) for pool in pools}
         self._other_family: dict[tuple[str, bool], float] = {}
         self._waiting: Counter[str] = Counter()  # recipients left to the store since the last look, by pool
         self._waited: Counter[str] = Counter()  # and before it
@@ -192,7 +203,7 @@ class Egress:
         """
         now = self._clock.monotonic()
         closed = []
-        for outlet in self.outlets.values():
+        for outlet in (*self.outlets.values(), *self.lent.values()):
             usable = outlet.until > now
             if outlet.open and not usable:
                 closed.append(outlet)
@@ -212,8 +223,13 @@ class Egress:
         self._other_family[site, _is_six(outlet)] = self._clock.monotonic() + FAMILY_S
         return self.fitting(outlet, pending, site) is not outlet
 
+    @property
+    def borrows(self) -> bool:
+        """Whether there is a pool of which this node owns no address."""
+        return any(pool.borrows for pool in self._pools.values())
+
     def states(self) -> Iterable[tuple[str, bool]]:
-        """The pools by id, and whether this node has an address of them."""
+        """The pools by id, and whether this node has an address of them, its own or lent."""
         return [(name, pool.has) for name, pool in self._pools.items()]
 
     def waiting(self) -> Iterable[tuple[str, int]]:
@@ -234,7 +250,8 @@ class Egress:
         return domain.pool or self._default
 
     def _usable(self, pool: _Pool, now: float) -> _Share:
-        own = _Share(_open(pool))
+        pool.borrows = not any(outlet.open for outlet, _ in pool.own)
+        own = _at_best(pool)
         if own.total:
             pool.has, pool.in_grace = True, False
             return own
@@ -245,7 +262,7 @@ class Egress:
             return own
         way = pool.limits.on_site_loss
         other = self._pools.get(self._default if way == "shared" else way.removeprefix("pool:"))
-        return own if way == "queue" or other is None else _Share(_open(other))
+        return own if way == "queue" or other is None else _at_best(other)
 
     def _is_to_look(self, now: float, *, changed: bool) -> bool:
         """Whether something can be done about what waits, or it is time to see whose time is over."""
@@ -258,8 +275,11 @@ class Egress:
         return True
 
 
-def _open(pool: _Pool) -> Iterable[tuple[Outlet, int]]:
-    return [pair for pair in zip(pool.outlets, pool.weights, strict=True) if pair[0].open]
+def _at_best(pool: _Pool) -> _Share:
+    """What can be used of a pool: addresses of this node, else those that others lend."""
+    return _Share(
+        [pair for pair in pool.own if pair[0].open] or [pair for pair in pool.lent if pair[0].open],
+    )
 
 
 def _number(pending: Pending) -> int:

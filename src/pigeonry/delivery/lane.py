@@ -45,7 +45,7 @@ class Lane:
 
     def __init__(self, outlet: Outlet, route: Route, share: Share) -> None:
         self.outlet = outlet
-        self.path = EgressPath(outlet.source.address, route.site)
+        self.path = EgressPath(outlet.key, route.site)
         """Its key in the ready queues."""
         self.route = route
         self.share = share

@@ -68,6 +68,13 @@ class Opened(msgspec.Struct, frozen=True):
     index: int
 
 
+class _Start(msgspec.Struct, frozen=True):
+    """Where connections are made from, and by what."""
+
+    source: EgressSource
+    dialer: Dialer
+
+
 class _Level(IntEnum):
     """How much of TLS a host can do, best first."""
 
@@ -118,6 +125,7 @@ class Opener:
         hostname: Our name for EHLO, where the source has none of its own.
         timeouts: For connecting, TLS and every phase of the session.
         reach: Whether an address that DNS named may be connected to.
+        through: What connects by way of the node of that name; None where there is no other node.
     """
 
     def __init__(
@@ -129,29 +137,39 @@ class Opener:
         hostname: str,
         timeouts: Timeouts | None = None,
         reach: Callable[[str], bool] = everywhere,
+        through: Callable[[str], Dialer] | None = None,
     ) -> None:
         self._resolver = resolver
         self._reach = reach
         self._dialer = dialer
+        self._through = through
         self._clock = clock
         self._hostname = hostname
         self._timeouts = timeouts or Timeouts()
         self._levels: dict[str, tuple[float, _Level]] = {}
 
     async def open(
-        self, route: Route, *, source: EgressSource = SYSTEM_SOURCE, demand: TlsDemand = ANY_TLS, first: int = 0
+        self,
+        route: Route,
+        *,
+        source: EgressSource = SYSTEM_SOURCE,
+        through: str = "",
+        demand: TlsDemand = ANY_TLS,
+        first: int = 0,
     ) -> Opened | Deferred:
         """A session with the first host that gives one, or why there is none.
 
         Args:
             source: Where to connect from, and who to be.
+            through: The node that is to connect, and whose address the source is; empty for this one.
             demand: What the message at hand asks for.
             first: Index of the first host to try.
 
         Raises:
             OtherFamily: Another source may reach the hosts.
-            SourceGone: The source's address is not this machine's any more.
+            SourceGone: The source's address is not this machine's any more, or is not lent to it.
         """
+        start = _Start(source, self._dialer_through(through))
         failure: Deferred | None = None
         out_of_reach = True
         left = ADDRESSES_MAX
@@ -167,7 +185,7 @@ class Opener:
             for address in addresses[: min(left, ADDRESSES_OF_HOST_MAX)]:
                 left -= 1
                 try:
-                    return Opened(await self._session(host, address, source, demand), host, index)
+                    return Opened(await self._session(host, address, start, demand), host, index)
                 except _NoSession as none:
                     failure = _better(failure, none.outcome)
         if failure is not None and out_of_reach:
@@ -196,14 +214,21 @@ class Opener:
                 raise _NoSession(unreachable(attempt, "The host has no public address."))
         return addresses
 
-    async def _session(self, host: Host, address: str, source: EgressSource, demand: TlsDemand) -> SmtpConnection:
+    def _dialer_through(self, node: str) -> Dialer:
+        if not node:
+            return self._dialer
+        if self._through is None:
+            raise SourceGone("No other node can be reached.")
+        return self._through(node)
+
+    async def _session(self, host: Host, address: str, start: _Start, demand: TlsDemand) -> SmtpConnection:
         level = self._remembered(host.name)
         if demand.required and level is _Level.CLEAR:
             level = _Level.VERIFIED
         while True:
-            connection = await self._greeted(host, address, source)
+            connection = await self._greeted(host, address, start)
             try:
-                await self._secure(connection, host, level, demand)
+                await self._secure(connection, host, level, demand, start.dialer)
             except _StepDown as step:
                 connection.abort()
                 if step.lasting:
@@ -218,17 +243,17 @@ class Opener:
             else:
                 return connection
 
-    async def _greeted(self, host: Host, address: str, source: EgressSource) -> SmtpConnection:
+    async def _greeted(self, host: Host, address: str, start: _Start) -> SmtpConnection:
         """A connection on which EHLO was answered."""
         loop = asyncio.get_running_loop()
         attempt = Attempt(mx_host=host.name)
-        hostname = source.hostname or self._hostname
+        hostname = start.source.hostname or self._hostname
         client = SmtpClient(hostname=hostname)
         connection = SmtpConnection(client=client, timeouts=self._timeouts, loop=loop)
         connection.local_host = hostname
         try:
-            await self._dialer.dial(
-                lambda: connection, address, host.port, source=source.address, timeout_s=self._timeouts.connect
+            await start.dialer.dial(
+                lambda: connection, address, host.port, source=start.source.address, timeout_s=self._timeouts.connect
             )
         except SourceGone:
             raise
@@ -245,7 +270,9 @@ class Opener:
             raise self._no_session(connection, host, event)
         return connection
 
-    async def _secure(self, connection: SmtpConnection, host: Host, level: _Level, demand: TlsDemand) -> None:
+    async def _secure(
+        self, connection: SmtpConnection, host: Host, level: _Level, demand: TlsDemand, dialer: Dialer
+    ) -> None:
         """Bring the connection to TLS if it is offered and known to work."""
         if not connection.capabilities.starttls:
             if demand.required:
@@ -260,11 +287,13 @@ class Opener:
             return
         if not isinstance(event, TlsAgreed):
             raise self._cut_short(connection, host, event, demand)
-        await self._handshake(connection, host, level, demand)
+        await self._handshake(connection, host, level, demand, dialer)
 
-    async def _handshake(self, connection: SmtpConnection, host: Host, level: _Level, demand: TlsDemand) -> None:
+    async def _handshake(
+        self, connection: SmtpConnection, host: Host, level: _Level, demand: TlsDemand, dialer: Dialer
+    ) -> None:
         try:
-            transport, peer = await self._dialer.start_tls(
+            transport, peer = await dialer.start_tls(
                 connection.transport,
                 connection,
                 server_name=host.name,

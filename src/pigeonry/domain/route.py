@@ -46,8 +46,8 @@ class EgressSource(msgspec.Struct, frozen=True):
         address: The local IP address in canonical form, empty for the system's choice. It reaches destinations of its
             own family only.
         hostname: Name said in EHLO; empty for the node's own.
-        node: The only node that may use it; empty for any that has the address.
-        location: The only location whose nodes may use it; empty for any.
+        node: The only node that may own it; empty for any that has the address.
+        location: The only location whose nodes may own it; empty for any.
     """
 
     id: str
@@ -57,7 +57,7 @@ class EgressSource(msgspec.Struct, frozen=True):
     location: str = ""
 
     def is_for(self, *, node: str, location: str) -> bool:
-        """Whether a node of that name, in that location, may use it."""
+        """Whether a node of that name, in that location, may own it."""
         return self.node in {"", node} and self.location in {"", location}
 
 
@@ -71,8 +71,8 @@ class EgressPool(msgspec.Struct, frozen=True):
     Args:
         id: Its name in configuration.
         sources: With their weights, each at least 1.
-        on_site_loss: What becomes of the mail of a node that has none of the addresses: ``queue``, it waits until the
-            node has one; ``pool:ID``, it leaves by that pool; ``shared``, by the default pool.
+        on_site_loss: What becomes of mail while no node that can be reached has any of the addresses: ``queue``, it
+            waits until one has; ``pool:ID``, it leaves by that pool; ``shared``, by the default pool.
         on_site_loss_grace_s: Seconds without an address before ``on_site_loss`` holds; until then mail waits.
         on_site_loss_max_age_s: Seconds after it was due that a recipient waits for an address before it fails; 0.0 for
             as long as its message lives.
@@ -89,7 +89,7 @@ class EgressPath(msgspec.Struct, frozen=True, gc=False):
     """Egress source x site: what a ready queue is keyed by.
 
     Args:
-        source: Local address to send from, empty for the system's choice.
+        source: Local address to send from, and whether another node lends it; empty for the system's choice.
         site: The route's site.
     """
 

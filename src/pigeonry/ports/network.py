@@ -72,7 +72,7 @@ class TlsPeer(msgspec.Struct, frozen=True):
 
 
 class SourceGone(OSError):
-    """No connection can be made from the local address that was asked for."""
+    """No connection can be made from the local address that was asked for, or the node that has it makes none."""
 
 
 class Dialer(Protocol):

@@ -75,7 +75,29 @@ CATALOGUE: Final = (
         "address that this one has: a mistake), absent, unanswered (its lease could not be renewed).",
         ("source", "state"),
     ),
-    Described("pigeonry_egress_pool_up", "gauge", "1 while this node owns an address of a pool, else 0.", ("pool",)),
+    Described(
+        "pigeonry_egress_source_lent",
+        "gauge",
+        "1 while another node lends a source to this one, which owns no address of a pool that it is in.",
+        ("source",),
+    ),
+    Described(
+        "pigeonry_egress_pool_up",
+        "gauge",
+        "1 while there is an address of a pool to send from, owned or lent by another node, else 0.",
+        ("pool",),
+    ),
+    Described(
+        "pigeonry_egress_relayed_connections",
+        "gauge",
+        "Connections that this worker makes from its addresses for mail of other nodes.",
+    ),
+    Described(
+        "pigeonry_egress_relays_refused_total",
+        "counter",
+        "Connections that other nodes asked for and that were not theirs to have: no address of ours, no place where "
+        "our mail would go, too many of them, or we were about to stop.",
+    ),
     Described(
         "pigeonry_egress_waiting_recipients",
         "gauge",

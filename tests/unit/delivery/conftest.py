@@ -240,6 +240,8 @@ class Stage:
         self.signers: tuple[Any, ...] = ()
         self.domains: dict[str, Any] = {}
         self.egress: Egress | None = None
+        self.elsewhere: dict[str, Dialer] = {}
+        """What connects by way of another node."""
 
     # the network's side
 
@@ -359,6 +361,7 @@ class Stage:
             hostname="me.test",
             timeouts=Timeouts(),
             reach=self.reach,
+            through=self.elsewhere.__getitem__,
         )
 
     def dispatcher(

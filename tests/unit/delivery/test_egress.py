@@ -53,6 +53,13 @@ class Place:
         closed, look = self.egress.review()
         return [outlet.source.id for outlet in closed], look
 
+    def lend(self, *sources: EgressSource, seconds: float = math.inf) -> tuple[list[str], bool]:
+        for outlet in self.egress.lent.values():
+            lent = outlet.source in sources
+            outlet.until, outlet.through = (self.clock.at + seconds, "other") if lent else (-math.inf, "")
+        closed, look = self.egress.review()
+        return [outlet.source.id for outlet in closed], look
+
     def domain(self, name: str, pool: str = "", *pools: str) -> None:
         self.domains[name] = SendingDomain("1", name, "acct", 0.0, pool=pool, pools=pools)
 
@@ -248,3 +255,46 @@ def test_what_waits_is_looked_at_when_its_domain_gets_another_pool() -> None:
     place.domain("d.test", "shared")
     assert place.own(A) == ([], True)
     assert place.own(A) == ([], False)
+
+
+def test_what_another_node_lends_is_used_where_there_is_none_of_our_own_and_before_another_pool() -> None:
+    place = Place(EgressPool("shared", ((A, 1), (B, 1))), EgressPool("own", ((C, 1),), on_site_loss="shared"))
+    place.domain("d.test", "own")
+    place.own(A, B)
+    assert place.egress.borrows
+    place.lend(A, C)
+    outlet = place.egress.choose(place.recipient())
+    assert outlet is place.egress.lent[C.address]
+    assert dict(place.egress.states()) == {"shared": True, "own": True}
+    assert {place.chosen("plain.test") for _ in range(20)} == {"a", "b"}
+    assert place.egress.choose(place.recipient("plain.test")) in place.egress.outlets.values()
+    place.own(A, B, C)
+    assert place.egress.choose(place.recipient()) is place.egress.outlets[C.address]
+    assert not place.egress.borrows
+    place.own(A, B)
+    assert place.egress.choose(place.recipient()) is place.egress.lent[C.address]
+    assert place.lend() == (["a", "c"], False)
+    assert place.chosen() == "b" or place.chosen() == "a"  # on_site_loss, as there is no grace
+
+
+def test_what_waited_is_looked_at_when_an_address_is_lent_and_a_pool_that_stands_in_may_be_lent_too() -> None:
+    place = Place(EgressPool("shared", ((A, 1),)), EgressPool("own", ((C, 1),), on_site_loss="shared"))
+    place.domain("d.test", "own")
+    place.own()
+    assert place.chosen() is None
+    assert place.egress.verdict(place.recipient()) is not None
+    assert place.lend(A) == ([], True)
+    assert place.egress.choose(place.recipient()) is place.egress.lent[A.address]
+
+
+def test_a_pool_is_not_lost_while_it_is_lent() -> None:
+    place = Place(EgressPool("shared", ((A, 1),)), EgressPool("own", ((C, 1),), "shared", on_site_loss_grace_s=60.0))
+    place.domain("d.test", "own")
+    place.own(A)
+    place.lend(C, seconds=100.0)
+    place.clock.at += 100.0
+    place.own(A)
+    assert place.chosen() is None  # the grace begins only now
+    place.clock.at += 60.0
+    place.own(A)
+    assert place.chosen() == "a"

@@ -200,3 +200,63 @@ def test_none_leaves_from_a_source_outside_its_pool(stage):
     stage.deliver(*[stage.pending() for _ in range(10)])
     assert stage.servers == []
     assert all(isinstance(outcome, Deferred) for outcome in stage.outcomes.values())
+
+
+def lend(stage, source, node, until=math.inf):
+    """Another node has the address, and lends it."""
+    addresses = {source.address}
+    stage.elsewhere[node] = type(stage.dialer)(stage.loop, stage, stage.dice, addresses=addresses)
+    lent = stage.egress.lent[source.address]
+    lent.until, lent.through = until, node
+    stage.egress.review()
+    return addresses
+
+
+def test_mail_leaves_through_the_node_that_lends_the_address(stage):
+    place(stage, BOTH, EgressPool("own", ((SIX, 1),)), own=(A,))
+    lend(stage, SIX, "other")
+    stage.domains["send.test"] = SendingDomain("1", "send.test", "acct", 0.0, pool="own")
+    stage.site(address="2001:db8::25", offers=("PIPELINING", "STARTTLS"))
+    stage.deliver(*[stage.pending() for _ in range(3)])
+    assert {(server.peer, server.commands[0]) for server in stage.servers} == {(SIX.address, b"EHLO six.me.test")}
+    assert {(out.attempt.sending_ip, out.attempt.tls) for out in stage.outcomes.values()} == {(SIX.address, True)}
+    assert len(stage.arrived) == 3
+
+
+def test_a_connection_of_our_own_is_not_used_for_an_address_that_is_lent_to_us_now(stage, run_dispatcher):
+    """The address moves: what we connected from is the other node's by then, and a connection keeps its way."""
+    place(stage, EgressPool("shared", ((A, 1),)), own=(A,))
+    stage.site()
+
+    async def main():
+        async with run_dispatcher(stage.dispatcher(connections_per_path=1)) as dispatcher:
+            dispatcher.dispatch(stage.pending())
+            await asyncio.sleep(1.0)
+            outlet(stage, A).until = stage.clock.monotonic()
+            stage.addresses.clear()
+            lend(stage, A, "other")
+            dispatcher.review_egress()
+            for _ in range(3):
+                dispatcher.dispatch(stage.pending())
+            await asyncio.sleep(10.0)
+
+    stage.play(main())
+    assert [server.taken for server in stage.servers] == [1, 3]
+    assert stage.dialer.sources == {1: A.address}
+    assert stage.elsewhere["other"].sources == {1: A.address}
+
+
+def test_a_lender_that_refuses_is_used_no_more_until_it_was_asked_again(stage, run_dispatcher):
+    place(stage, EgressPool("shared", ((A, 1),)), own=())
+    lend(stage, A, "other").clear()
+    stage.site()
+
+    async def main():
+        async with run_dispatcher(stage.dispatcher()) as dispatcher:
+            dispatcher.dispatch(stage.pending())
+            await asyncio.sleep(1.0)
+            assert stage.egress.lent[A.address].until == -math.inf
+            assert stage.postponed == [1]
+            assert stage.outcomes == {}
+
+    stage.play(main())

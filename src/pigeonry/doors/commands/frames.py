@@ -11,7 +11,7 @@ from typing import Final
 
 from pigeonry.domain.errors import TooLarge
 
-__all__ = ["FRAME_OCTETS_MAX", "REQUEST_OCTETS_MAX", "frame", "read_frame", "read_length", "read_rest"]
+__all__ = ["FRAME_OCTETS_MAX", "REQUEST_OCTETS_MAX", "frame", "read_frame", "read_length", "read_rest", "split_frame"]
 
 FRAME_OCTETS_MAX: Final = 4 * 1024 * 1024  # a page of the queue or of metrics is far below it
 REQUEST_OCTETS_MAX: Final = 64 * 1024  # a command names a message and some words; the longest has hundreds of octets
@@ -27,6 +27,20 @@ def frame(octets: bytes, *, octets_max: int = FRAME_OCTETS_MAX) -> bytes:
     if len(octets) > octets_max:
         raise TooLarge("The frame is too large.")
     return len(octets).to_bytes(_LENGTH, "big") + octets
+
+
+def split_frame(octets: bytes, *, octets_max: int = FRAME_OCTETS_MAX) -> tuple[bytes, bytes] | None:
+    """The first frame's octets and what follows it; None when not all of it is there.
+
+    Raises:
+        TooLarge: More than ``octets_max`` are announced; the stream is of no use any more.
+    """
+    if len(octets) < _LENGTH:
+        return None
+    end = _LENGTH + int.from_bytes(octets[:_LENGTH], "big")
+    if end - _LENGTH > octets_max:
+        raise TooLarge("The frame is too large.")
+    return (octets[_LENGTH:end], octets[end:]) if len(octets) >= end else None
 
 
 async def read_length(reader: asyncio.StreamReader, *, octets_max: int = FRAME_OCTETS_MAX) -> int | None:

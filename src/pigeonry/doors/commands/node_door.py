@@ -7,7 +7,7 @@ bounds of ``frames``.
 
 Standards: RFC 8446.
 Trust: anyone who reaches the address may try; who passes is a node of the cluster, and may do to messages what an
-operator may. It may ask for nothing else.
+operator may, and send from this node's addresses what ``relay`` lets it. It may ask for nothing else.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pigeonry.domain.errors import NotAllowed, Overloaded, PigeonryError
 from pigeonry.doors.commands.answering import answer
 from pigeonry.doors.commands.channel import VERSIONS, names_shown, version_spoken
 from pigeonry.doors.commands.frames import REQUEST_OCTETS_MAX, frame, read_length, read_rest
+from pigeonry.doors.commands.relay import asked_to_dial
 from pigeonry.doors.commands.wire import Answer, encode_answer, refusal
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import ssl
 
     from pigeonry.doors.commands.answering import Act
+    from pigeonry.doors.commands.relay import Relays
+    from pigeonry.doors.commands.wire import Command
     from pigeonry.ports.environment import Clock
 
 __all__ = ["REASONS", "DoorLimits", "NodeDoor"]
@@ -72,6 +75,7 @@ class NodeDoor:
         context: Gives the TLS context that the next handshake is made with: it asks for a certificate.
         is_member: Whether a node of that name is a member.
         clock: Time.
+        relays: What connections become that ask for one of ours; None where nothing is lent.
     """
 
     def __init__(
@@ -82,11 +86,14 @@ class NodeDoor:
         is_member: Callable[[str], Awaitable[bool]],
         clock: Clock,
         limits: DoorLimits | None = None,
+        relays: Relays | None = None,
     ) -> None:
         self._act = act
         self._context = context
         self._is_member = is_member
         self._clock = clock
+        self._relays = relays
+        self._relayed = 0
         self._limits = limits or DoorLimits()
         self._shaking: dict[asyncio.Task[None], None] = {}  # in the order in which they came
         self._open: dict[asyncio.Task[None], int] = {}  # the generation of each
@@ -98,8 +105,8 @@ class NodeDoor:
 
     @property
     def connections(self) -> int:
-        """Connections of nodes that have shown who they are."""
-        return len(self._open)
+        """Connections for commands, of nodes that have shown who they are."""
+        return len(self._open) - self._relayed
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:
         """Serve listening sockets until cancelled; connections end with it."""
@@ -212,7 +219,7 @@ class NodeDoor:
         if not members:
             shown = ", ".join(sorted(names)) or "nothing"
             raise NotAllowed(f"The certificate names no member of the cluster, but {shown}.")
-        if len(self._open) >= self._limits.connections_max:
+        if self.connections >= self._limits.connections_max:
             raise Overloaded("Too many connections between nodes.", retry_after_s=1.0)
         return members[0]
 
@@ -226,9 +233,23 @@ class NodeDoor:
                 return
             if octets is None:
                 return
+            asked = None if self._relays is None else asked_to_dial(octets)
+            if self._relays is not None and asked is not None:
+                await self._relay(self._relays, asked, node, reader, writer)
+                return
             writer.write(frame(await answer(octets, self._act)))
             async with asyncio.timeout(self._limits.frame_s):
                 await writer.drain()
+
+    async def _relay(
+        self, relays: Relays, asked: Command, node: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """The connection is not for commands any more; it is not closed when certificates change."""
+        self._relayed += 1
+        try:
+            await relays.serve(asked, reader, writer, is_known=lambda: self._is_member(node))
+        finally:
+            self._relayed -= 1
 
     async def _next(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
         """The next command; None when there comes none.

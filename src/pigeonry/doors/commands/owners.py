@@ -9,7 +9,7 @@ to come back, never a guess at its answer (invariant I3).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -115,6 +115,28 @@ class Owners:
                     return Told(member.node, member.slot, problem=error.text)
 
         return await asyncio.gather(*map(ask, await self._ownership.members(fresh=True)))
+
+    async def ask_nodes(self, name: str, argument: Any, *, timeout_s: float) -> Mapping[str, Any]:
+        """Have whichever worker hears it do something at each of the other nodes; what those answered that did.
+
+        Raises:
+            StoreBusy: It cannot be found out who they are.
+        """
+        if self._far is None:
+            return {}
+        far, (node, _) = self._far, self._me
+        others = {member.node: member for member in await self._ownership.members() if member.address}
+        others.pop(node, None)
+        turns = asyncio.Semaphore(TOGETHER_MAX)
+
+        async def ask(member: Member) -> tuple[str, Any]:
+            async with turns:
+                try:
+                    return member.node, await far.call(member, Command(name, argument), timeout_s=timeout_s)
+                except PigeonryError:
+                    return "", None
+
+        return {who: result for who, result in await asyncio.gather(*map(ask, others.values())) if who}
 
     async def _tell(self, member: Member, name: str, argument: Any, deadline: float) -> Any:
         timeout_s = deadline - self._clock.monotonic()

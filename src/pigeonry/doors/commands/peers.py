@@ -22,11 +22,13 @@ from pigeonry.domain.errors import Overloaded, OwnerUnreachable, PigeonryError
 from pigeonry.doors.commands.channel import names_shown
 from pigeonry.doors.commands.client import NobodyListens, unreachable
 from pigeonry.doors.commands.frames import REQUEST_OCTETS_MAX, frame, read_frame
+from pigeonry.doors.commands.handover import HandOver
 from pigeonry.doors.commands.wire import encode_command, result_of
 
 if TYPE_CHECKING:
     import ssl
 
+    from pigeonry.doors.commands.handover import Take
     from pigeonry.doors.commands.wire import Command
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.ownership import Member
@@ -132,6 +134,40 @@ class Peers:
         except (OSError, TimeoutError, ValueError, RecursionError) as error:
             self._tell(node, member, error)
             raise unreachable(OwnerUnreachable if asked else NobodyListens) from error
+
+    async def hand_over(self, member: Member, command: Command, *, take: Take, timeout_s: float) -> asyncio.Transport:
+        """Ask a member of another node for something on a connection of its own, which is for other octets then.
+
+        Args:
+            take: Makes of the result and the transport the protocol that is to receive what follows.
+
+        Raises:
+            OwnerUnreachable: It does not answer in time.
+            PigeonryError: What it refused with, as its own class.
+        """
+        node = self._node(member)
+        host, _, port = member.address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        asking = HandOver(member.node, command, take, loop.create_future())
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(self._limits.connect_s):
+                    await loop.create_connection(
+                        lambda: asking,
+                        host.strip("[]"),
+                        int(port),
+                        ssl=self._context(),
+                        server_hostname=member.node,
+                        ssl_shutdown_timeout=SHUTDOWN_S,
+                    )
+                return await asking.handed
+        except (OSError, TimeoutError, ValueError, RecursionError) as error:
+            asking.abort()
+            self._tell(node, member, error)
+            raise unreachable() from error
+        except BaseException:
+            asking.abort()
+            raise
 
     def renew(self) -> None:
         """Make new connections from now on: certificates have changed."""
