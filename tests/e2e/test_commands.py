@@ -126,10 +126,21 @@ def intervened(node: Serving, receiver: Receiver, api: str) -> None:
     until(lambda: arrived(receiver, "free.test") == 8, "what nothing was said of is delivered")
     until(lambda: failures(node, api) == {"dropped": 8}, "what was to be dropped has failed")
     assert arrived(receiver, "held.test") == arrived(receiver, "dropped.test") == 0
+    (standing,) = node.command("msg", "why", waiting_for(node, "held.test"))["items"]
+    assert (standing["holding"]["limit"], standing["holding"]["whose"]) == ("intervention", "operator")
+    asked = f"/v1/pigeonry/messages/{waiting_for(node, 'held.test')}/why"
+    for _ in range(6):  # through either worker
+        assert get(node, api, asked)[1]["items"][0]["holding"]["limit"] == "intervention"
     node.command("intervene", "lift", held["id"])
     until(lambda: arrived(receiver, "held.test") == 8, "what was suspended is delivered")
     node.command("intervene", "lift", dropped["id"])
     assert node.command("intervene", "list") == {"items": []}
+
+
+def waiting_for(node: Serving, domain: str) -> str:
+    """The key of a message that waits for a domain."""
+    rows = node.command("queue", "show")["items"]
+    return next(str(row["key"]) for row in rows if row["recipient"].endswith(f"@{domain}"))
 
 
 def arrived(receiver: Receiver, domain: str) -> int:

@@ -95,6 +95,10 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("hasten", "hasten", "Attempt now whatever waits of some of the mail."),
         ),
     ),
+    "msg": (
+        "Single messages.",
+        (("why", "why", "Say what holds a message, whose that is, and until when."),),
+    ),
     "intervene": (
         "Suspend, drop or rebind some of the mail, until a time.",
         (

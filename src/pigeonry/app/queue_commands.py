@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -14,13 +14,16 @@ from pigeonry.ports.queue_store import DueMark
 
 if TYPE_CHECKING:
     from pigeonry.doors.commands.answering import Handler
+    from pigeonry.doors.commands.owners import Owners
     from pigeonry.ports.environment import Clock
     from pigeonry.ports.queue_store import QueueStore
     from pigeonry.queue.commands import CommandAnswer, Commands
+    from pigeonry.queue.why import Standing, Why
 
-__all__ = ["Asked", "Shown", "command_handlers"]
+__all__ = ["Asked", "Shown", "asking_why", "command_handlers"]
 
 SETTLE_S: Final = 10.0  # for the commits of one command
+ASK_S: Final = 10.0  # for an answer that a person waits for
 LIMIT_MAX: Final = 1_000  # recipients of one page
 MOVED_S: Final = 1.0  # seconds after which it is known whose it is
 FOREVER: Final = 4e10  # later than any time that mail is scheduled for
@@ -50,9 +53,9 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 def command_handlers(
-    commands: Commands, store: QueueStore, clock: Clock, *, responsible: Callable[[int], Awaitable[bool]]
+    commands: Commands, why: Why, store: QueueStore, clock: Clock, *, responsible: Callable[[int], Awaitable[bool]]
 ) -> Mapping[str, Handler]:
-    """Handlers for ``doors.commands``: ``queue.`` and ``show``, ``hasten``, ``cancel``, ``drop`` or ``retry``.
+    """Handlers for ``doors.commands``: ``queue.`` and ``show``, ``hasten``, ``why``, ``cancel``, ``drop`` or ``retry``.
 
     Args:
         responsible: Whether a shard is ours to own, as far as we have heard. A message that is nowhere does not exist
@@ -107,13 +110,29 @@ def command_handlers(
             raise BadRequest("What is not due yet is known by its account, its domain and its recipient only.")
         return await commands.hasten(scope.concerns)
 
+    async def explain(argument: Any) -> Sequence[Standing]:
+        key, _ = await owned(argument)
+        return await why.of(key)
+
     return {
+        "queue.why": explain,
         "queue.hasten": hasten,
         "queue.show": show,
         "queue.cancel": cancel,
         "queue.drop": drop,
         "queue.retry": retry,
     }
+
+
+def asking_why(owners: Owners) -> Callable[[MessageKey, str], Awaitable[Sequence[dict[str, Any]]]]:
+    """Asks the owner of a message, on behalf of an account, how its recipients stand."""
+
+    async def ask(key: MessageKey, account: str) -> Sequence[dict[str, Any]]:
+        asked = msgspec.to_builtins(Asked(key=key.text(), account=account))
+        answer = await owners.ask(key.shard, "queue.why", asked, timeout_s=ASK_S)
+        return msgspec.convert(msgspec.to_builtins(answer), type=list[dict[str, Any]])
+
+    return ask
 
 
 def _asked(argument: Any) -> Asked:

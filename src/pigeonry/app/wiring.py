@@ -17,15 +17,16 @@ from pigeonry.app.accounts import DEV_DOMAIN, Accounts
 from pigeonry.app.cluster_status import of_itself
 from pigeonry.app.cluster_tls import ClusterTls
 from pigeonry.app.commanding import Commanding
-from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of, split_address
+from pigeonry.app.config import node_address, node_name, own_hostname, smarthost_of
 from pigeonry.app.counted import Counted
+from pigeonry.app.dns import resolver_of
 from pigeonry.app.doors import Doors
 from pigeonry.app.egress import OWNED, addresses_of, borrowing, egress_gauges, egress_of, lending, ownership
 from pigeonry.app.engine import Who
 from pigeonry.app.engines import node_disk, open_engine
 from pigeonry.app.event_commands import event_handlers
 from pigeonry.app.node import Node, Parts
-from pigeonry.app.queue_commands import command_handlers
+from pigeonry.app.queue_commands import asking_why, command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
 from pigeonry.app.smtp_config import smtp_config
 from pigeonry.app.tls import reload, server_context
@@ -45,6 +46,7 @@ from pigeonry.domain.networks import Networks
 from pigeonry.doors.commands.relay import Relays
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.forwarded import Forwarded
+from pigeonry.doors.http.v1 import why
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.listener import SmtpDoor
 from pigeonry.events.consumer import IndexConsumer
@@ -55,7 +57,6 @@ from pigeonry.events.show import show
 from pigeonry.net.dialer import TcpDialer
 from pigeonry.net.environment import SystemClock, SystemDice, SystemIds
 from pigeonry.net.lanes import ThreadLanes
-from pigeonry.net.resolver import DnsResolver, DnsServer
 from pigeonry.net.sealing import load_seal
 from pigeonry.ports.event_index import IndexQuery, Term
 from pigeonry.ports.ownership import Member
@@ -66,6 +67,7 @@ from pigeonry.queue.ready import ReadyQueues
 from pigeonry.queue.retry import RetrySchedule
 from pigeonry.queue.scheduler import Scheduler
 from pigeonry.queue.settlement import settle
+from pigeonry.queue.why import Why
 from pigeonry.quota.shares import Shares
 from pigeonry.stores.sqlite.event_index import SqliteEventIndex
 from pigeonry.telemetry.metrics import Metrics, Tally
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from pigeonry.app.settings import Settings
+    from pigeonry.domain.holding import Holding
     from pigeonry.domain.message import Message, Pending, Settle
     from pigeonry.domain.outcome import Outcome
     from pigeonry.ports.queue_store import RecoveryReport
@@ -284,11 +287,7 @@ class Wiring:
 
     def _build_egress(self) -> None:
         settings, clock = self._settings, self._clock
-        self._resolver = DnsResolver(
-            clock=clock,
-            servers=[_name_server(text) for text in settings.dns.nameservers],
-            answer_s=settings.dns.timeout_s,
-        )
+        self._resolver = resolver_of(settings, clock)
         self._dialer = TcpDialer()
         self._reach = Reach(settings.delivery.private_networks)
         self._standing = Interventions(clock)
@@ -312,7 +311,8 @@ class Wiring:
             return self._lending.offers()
 
         events = event_handlers(Rebuild(self._store, self._index))
-        own = command_handlers(self._commands, self._store, self._clock, responsible=responsible)
+        reasons = Why(self._store, self._scheduler, self._clock, waiting=self._holding)
+        own = command_handlers(self._commands, reasons, self._store, self._clock, responsible=responsible)
         self._commanding = Commanding(
             {**own, **events, **of_itself(self._store, since=self._clock.now()), OWNED: owned},
             ownership=self._ownership,
@@ -323,6 +323,9 @@ class Wiring:
             near=self._dialer,
             clock=self._clock,
         )
+
+    def _holding(self, pending: Pending) -> Holding:
+        return self._dispatcher.explaining.holding(pending)
 
     def _build_delivery(self) -> None:
         delivery, clock, dice = self._settings.delivery, self._clock, self._dice
@@ -433,7 +436,11 @@ class Wiring:
             ids=ids,
             gate=self._gate,
             hostname=self._hostname,
-            extra_routes=[*events.routes(search), *self._account_routes()],
+            extra_routes=[
+                *events.routes(search),
+                *self._account_routes(),
+                *why.routes(store, search, ask=asking_why(self._commanding.owners)),
+            ],
         )
 
     def _account_routes(self) -> list[Route]:
@@ -485,9 +492,3 @@ def _reloader(settings: Settings, context: ssl.SSLContext | None) -> Callable[[]
     if context is None:
         return lambda: None
     return functools.partial(reload, context, settings.tls.cert, settings.tls.key)
-
-
-def _name_server(text: str) -> DnsServer:
-    if text.startswith("[") or text.count(":") == 1:
-        return DnsServer(*split_address(text))
-    return DnsServer(text)

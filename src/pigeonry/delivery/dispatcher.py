@@ -23,6 +23,7 @@ import msgspec
 
 from pigeonry.delivery.courier import Content, Courier, Parts, Settling
 from pigeonry.delivery.egress import Egress, Outlet
+from pigeonry.delivery.explaining import Explaining
 from pigeonry.delivery.interventions import Interventions
 from pigeonry.delivery.lane import Lane
 from pigeonry.delivery.limits import DeliveryLimits
@@ -118,6 +119,10 @@ class Dispatcher:
             log=log,
         )
         self._lanes: dict[tuple[str, str], Lane] = {}  # by source and site
+        self.explaining = Explaining(
+            self._lanes, interventions=self._interventions, egress=self._egress, router=router, ready=ready, clock=clock
+        )
+        """Why what is due is not attempted."""
         self._couriers = 0
         self._hungry: dict[Lane, None] = {}  # lanes that want a connection when all are taken, in order
         self._to_tell: deque[tuple[Pending, Deferred | Withdrawn]] = deque()  # what is settled without an attempt

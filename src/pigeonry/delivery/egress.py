@@ -150,7 +150,7 @@ class Egress:
 
     def choose(self, pending: Pending) -> Outlet | None:
         """The source for a recipient, None when it has to wait. Does no I/O."""
-        pool = self._pools.get(self._pool_for(pending))
+        pool = self._pools.get(self.pool_for(pending))
         if pool is None:
             return None
         usable = pool.usable
@@ -167,13 +167,13 @@ class Egress:
         until = self._other_family.get((site, _is_six(chosen)))
         if until is None or until < self._clock.monotonic():
             return chosen
-        usable = self._pools[self._pool_for(pending)].usable
+        usable = self._pools[self.pool_for(pending)].usable
         others = [outlet for outlet in usable.outlets if _is_six(outlet) != _is_six(chosen)]
         return others[_number(pending) % len(others)] if others else chosen
 
     def verdict(self, pending: Pending) -> Deferred | None:
         """What is to be recorded of a recipient that has to wait; None for nothing (now, or again)."""
-        name = self._pool_for(pending)
+        name = self.pool_for(pending)
         self._waiting[name] += 1
         if len(self._kept) < KEPT_MAX:
             self._kept[pending.domain, pending.pool] = name
@@ -237,7 +237,8 @@ class Egress:
         found = self._waiting | self._waited
         return [(name, n) for name, n in found.items() if name not in self._pools or not self._pools[name].usable.total]
 
-    def _pool_for(self, pending: Pending) -> str:
+    def pool_for(self, pending: Pending) -> str:
+        """Id of the pool by which a recipient leaves, whether there is such a pool or not."""
         return self._rebound(pending) or self._pool_of(pending.domain, pending.pool)
 
     def _pool_of(self, name: str, named: str) -> str:

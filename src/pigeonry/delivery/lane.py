@@ -81,6 +81,13 @@ class Lane:
         """Whether no connection may be opened now."""
         return self._resting is not None
 
+    @property
+    def rests_s(self) -> float:
+        """Seconds until a connection may be opened; 0.0 for now."""
+        if self._resting is None:
+            return 0.0
+        return max(0.0, self._resting.when() - asyncio.get_running_loop().time())
+
     def wake_one(self) -> bool:
         """Give work to a courier that waits for it; False when none does."""
         while self.idle:

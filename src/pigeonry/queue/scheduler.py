@@ -144,6 +144,10 @@ class Scheduler:
         self._claimed.add(ident)
         return True
 
+    def is_claimed(self, pending: Pending) -> bool:
+        """Whether an attempt or a command has it."""
+        return pending.serial << 16 | pending.message.shard in self._claimed
+
     def postpone(self, pending: Pending, *, seconds: float) -> None:
         """Take back a dispatched recipient that could not be attempted: it is dispatched again after so long.
 
@@ -482,12 +486,8 @@ class Scheduler:
         for pending in page:
             ident = pending.serial << 16 | pending.message.shard
             message = pending.message
-            if not (
-                ident in self._known
-                or ident in self._claimed
-                or ident in self._gone
-                or (message.serial << 16 | message.shard) in self._expected
-            ):
+            seen = ident in self._known or ident in self._claimed or ident in self._gone
+            if not seen and (message.serial << 16 | message.shard) not in self._expected:
                 self._known[ident] = pending
                 if pending.due <= now and not self._stalled:
                     self.dispatch(pending)

@@ -41,13 +41,18 @@ class Commands:
     drop = retry_now = cancel
 
 
+class Why:
+    async def of(self, key: MessageKey) -> list[str]:
+        return [key.text()]
+
+
 async def ask(name: str, argument: Any, *, has: bool = True, owns: bool = True, responsible: bool = True) -> Any:
     async def ours(shard: int) -> bool:
         assert shard == 3
         return responsible
 
-    handlers = command_handlers(Commands(), Store(has=has, owns=owns), SystemClock(), responsible=ours)  # type: ignore[arg-type]
-    assert sorted(handlers) == [*CHANGES[:2], "queue.hasten", *CHANGES[2:], "queue.show"]
+    handlers = command_handlers(Commands(), Why(), Store(has=has, owns=owns), SystemClock(), responsible=ours)  # type: ignore[arg-type]
+    assert sorted(handlers) == [*CHANGES[:2], "queue.hasten", *CHANGES[2:], "queue.show", "queue.why"]
     return await handlers[name](argument)
 
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from pigeonry.domain.tenant import Caller
 from pigeonry.doors.http.app import HttpDoor
+from pigeonry.doors.http.v1 import why
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.events.search import EventSearch
 from pigeonry.stores.memory.event_index import MemoryEventIndex
@@ -28,6 +29,10 @@ FREE = frozenset({"/"})  # says the same to everybody
 LISTS = frozenset({"/v3/domains", "/v4/domains"})  # name no domain: each caller gets its own
 FORM = {"from": "a@mine.example", "to": "b@c.dd", "subject": "s", "text": "t", "message": "From: a@mine.example\n\nt"}
 FORM |= {"login": "new", "password": "a-long-password-1", "smtp_password": "a-long-password-1", "require_tls": "yes"}
+
+
+async def nobody_asks(key: Any, account: str) -> Any:
+    raise AssertionError("another's message was asked for")
 
 
 class Site:
@@ -61,6 +66,7 @@ class Site:
                     book=tenancy.book, registry=tenancy.registry, register=tenancy.register, clock=tenancy.clock
                 ),
                 *credentials.routes(registry=tenancy.registry, register=tenancy.register),
+                *why.routes(world.store, search, ask=nobody_asks),
             ],
         )
 
@@ -178,6 +184,7 @@ async def test_a_domain_that_changed_hands_takes_nothing_of_its_past_along(site:
     assert (await site.world.ask("POST", "/v3/domains", body, key=OTHER, headers=headers)).status == 200
     await site.tenancy.book.refresh()
     assert (await site.ask("GET", f"/v3/domains/mine.example/messages/{store.key()}", OTHER)).status == 404
+    assert (await site.ask("GET", f"/v1/pigeonry/messages/{store.key()}/why", OTHER)).status == 404
     for path in ("/v3/mine.example/events", f"/v3/mine.example/events/{given['{token}']}"):
         answer = await site.ask("GET", path, OTHER)
         assert answer.status == 200

@@ -1,0 +1,1 @@
+"""What Mailgun's API has no word for: ``/v1/pigeonry``."""
