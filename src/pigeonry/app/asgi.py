@@ -1,6 +1,7 @@
 """uvicorn inside a loop of ours: no signal handlers, no access log, no headers that name the server.
 
-One server has one application and either plain sockets or TLS ones; the same application may stand behind both.
+One server has one application; the same one may stand behind several. It knows no TLS: what stands before its protocol
+does, where there is any, and bounds who is at it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from pigeonry.app.sockets import BACKLOG
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Generator, Sequence
 
 __all__ = ["HttpServer"]
 
-Before = Callable[[Callable[..., BoundedHttp], "ssl.SSLContext | None"], asyncio.BufferedProtocol]
+Before = Callable[[Callable[..., BoundedHttp]], asyncio.BufferedProtocol]
 
 _TICKS_OF_SWEEP: Final = 10  # uvicorn ticks ten times a second
 
@@ -57,11 +57,11 @@ class _Quiet(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _behind(before: Before, context: ssl.SSLContext | None) -> Any:
+def _behind(before: Before) -> Any:
     """What uvicorn makes its protocols with, where another one stands before each."""
 
     def made(**given: Any) -> asyncio.BufferedProtocol:
-        return before(lambda source: BoundedHttp(**given, source=source), context)
+        return before(lambda source: BoundedHttp(**given, source=source))
 
     return made
 
@@ -71,10 +71,8 @@ class HttpServer:
 
     Args:
         sockets: Closed when the server stops.
-        context: For TLS; None serves plain HTTP.
         keep_alive_s: Seconds that an idle connection is kept.
-        before: Makes the protocol that stands before the HTTP protocol and then makes that one, given what makes it and
-            the context for TLS between the two.
+        before: Makes the protocol that stands before the HTTP protocol and then makes that one, given what makes it.
         connections_max: Over it requests are answered 503 at once; None for no bound of its own.
         drain_s: Seconds that requests in flight may take once ``stop`` was called.
     """
@@ -84,7 +82,6 @@ class HttpServer:
         app: Any,
         sockets: Sequence[socket.socket],
         *,
-        context: ssl.SSLContext | None = None,
         before: Before | None = None,
         keep_alive_s: float = 75.0,
         connections_max: int | None = None,
@@ -96,7 +93,7 @@ class HttpServer:
             uvicorn.Config(
                 app,
                 loop="none",
-                http=BoundedHttp if before is None else _behind(before, context),
+                http=BoundedHttp if before is None else _behind(before),
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -108,9 +105,6 @@ class HttpServer:
                 backlog=BACKLOG,
                 timeout_keep_alive=int(keep_alive_s),
                 timeout_graceful_shutdown=max(1, int(drain_s)),
-                ssl_context_factory=None
-                if context is None or before is not None
-                else lambda _config, _default: context,
             )
         )
 

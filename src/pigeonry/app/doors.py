@@ -57,8 +57,7 @@ class Doors:
         self._smtp = smtp
         self._context = context
         self._settings = settings
-        balancers = Networks(settings.edge.proxy_protocol_from)
-        self._proxy = ProxyDoor(balancers, handshake_s=HANDSHAKE_S, log=log) if balancers else None
+        self._before = ProxyDoor(Networks(settings.edge.proxy_protocol_from), handshake_s=HANDSHAKE_S, log=log)
         self._web: list[HttpServer] = []
         self._mail: list[asyncio.Server] = []
         self._drained = asyncio.Event()
@@ -93,8 +92,7 @@ class Doors:
 
     def ended(self) -> None:
         """Let ``run`` return; what still stands is cut."""
-        if self._proxy is not None:
-            self._proxy.stop()
+        self._before.stop()
         self._smtp.stop()
         self._drained.set()
 
@@ -105,16 +103,21 @@ class Doors:
 
     @property
     def headers_refused(self) -> Mapping[tuple[str, str], int]:
-        """Connections closed for their PROXY header, by door and reason."""
-        return {} if self._proxy is None else self._proxy.refused
+        """Connections closed before their door had them, by door and reason."""
+        return self._before.refused
+
+    def _has_before(self, context: ssl.SSLContext | None) -> bool:
+        """Whether something stands before the protocol of a listener: a header, or TLS."""
+        return bool(self._before.trusted) or context is not None
 
     def _web_server(self, door: str, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> HttpServer:
-        http, proxy = self._settings.http, self._proxy
+        http, before = self._settings.http, self._before
         return HttpServer(
             self._http,
             sockets,
-            context=context,
-            before=None if proxy is None else lambda make, tls: proxy.before(make, door=door, context=tls)(),
+            before=(lambda make: before.before(make, door=door, context=context)())
+            if self._has_before(context)
+            else None,
             keep_alive_s=http.keep_alive_s,
             connections_max=http.connections_max,
             drain_s=self._settings.node.drain_s,
@@ -124,10 +127,7 @@ class Doors:
         loop = asyncio.get_running_loop()
         for door, context in (("smtp", None), ("smtps", self._context)):
             factory: Callable[[], Any] = self._smtp.protocol_factory(tls=context is not None)
-            timely: dict[str, Any] = {}
-            if self._proxy is not None:
-                factory = self._proxy.before(factory, door=door, context=context)
-            elif context is not None:
-                timely = {"ssl": context, "ssl_handshake_timeout": HANDSHAKE_S}
+            if self._has_before(context):
+                factory = self._before.before(factory, door=door, context=context)
             for listening in by_door.get(door, ()):
-                self._mail.append(await loop.create_server(factory, sock=listening, backlog=BACKLOG, **timely))
+                self._mail.append(await loop.create_server(factory, sock=listening, backlog=BACKLOG))

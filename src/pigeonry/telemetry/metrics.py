@@ -108,7 +108,8 @@ CATALOGUE: Final = (
     Described(
         "pigeonry_proxy_headers_refused_total",
         "counter",
-        "Connections from a trusted balancer closed for their PROXY header, by reason: malformed, late, crowded.",
+        "Connections closed before their door had them, by reason: malformed or late (a balancer's PROXY header), "
+        "crowded (others were quicker, with their header or with TLS).",
         ("door", "reason"),
     ),
     Described("pigeonry_bodies_in_flight_octets", "gauge", "Octets of requests received and not answered yet."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -97,7 +98,7 @@ def test_what_follows_a_header_is_the_doors_however_it_is_split(run: Callable[[A
                 writer.close()
             assert {door.source for door in there.made} == {CLIENT}
             assert {door.heard for door in there.made} == {b"said\n"}
-            assert there.proxy.waiting == set()
+            assert not there.proxy.waiting
 
     run(every_split())
 
@@ -110,7 +111,7 @@ def test_what_is_no_header_ends_the_connection_without_an_answer(run: Callable[[
             writer.write(header)
             assert await silence(reader)
             assert there.proxy.refused == {("smtp", "malformed"): 1}
-            assert (there.made, there.proxy.waiting) == ([], set())
+            assert (there.made, there.proxy.waiting) == ([], {})
             writer.close()
 
     run(wrong())
@@ -166,14 +167,16 @@ def test_connections_that_wait_are_bounded_and_all_are_cut_at_the_end(
 
     async def crowd() -> None:
         async with place() as there:
-            first, second, third = [await there.dial() for _ in range(3)]
-            assert await silence(third[0])
+            first = await there.dial()
+            await until(lambda: len(there.proxy.waiting) == 1)
+            others = [await there.dial() for _ in range(2)]
+            assert await silence(first[0])  # who has taken longest gives way
             assert there.proxy.refused == {("smtp", "crowded"): 1}
             there.proxy.stop()
-            for reader, writer in (first, second):
+            for reader, writer in others:
                 assert await silence(reader)
                 writer.close()
-            third[1].close()
+            first[1].close()
 
     run(crowd())
 
@@ -206,19 +209,34 @@ def test_tls_begins_behind_the_header_even_in_the_same_segment(
             said = await through_tls(there.port, HEADER, b"said\n")
             assert said == b"hello\nsaid\n"
             assert [(door.source, door.heard) for door in there.made] == [(CLIENT, b"said\n")]
-            assert there.proxy.waiting == set()
+            assert not there.proxy.waiting
 
     run(hidden())
 
 
-async def through_tls(port: int, header: bytes, text: bytes) -> bytes:
-    """Speak TLS by hand: the header leaves with the first octets of the handshake, the text with the last ones."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def through_tls(port: int, header: bytes, text: bytes, *, early: bool = False) -> bytes:
+    """Speak TLS by hand: the header leaves with the first octets of the handshake, the text with the last ones.
+
+    Args:
+        early: Whether those first octets are there before the server has taken the connection.
+    """
+    connected = None
+    if early:
+        connected = socket.create_connection(("127.0.0.1", port))
+        connected.setblocking(False)
+    else:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing)
-    writer.write(header)
+    if connected is not None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        connected.send(header + outgoing.read())
+        reader, writer = await asyncio.open_connection(sock=connected)
+    else:
+        writer.write(header)
     while True:
         try:
             tls.do_handshake()
@@ -236,6 +254,47 @@ async def through_tls(port: int, header: bytes, text: bytes) -> bytes:
             incoming.write(await reader.read(65_536))
     writer.close()
     return said
+
+
+def test_from_anybody_else_tls_begins_at_once_however_early_its_first_octets_are(
+    run: Callable[[Any], Any], certificate: tuple[str, str]
+) -> None:
+    async def direct() -> None:
+        async with place("192.0.2.0/24", context=server_context(*certificate)) as there:
+            for early in (False, True, True):
+                assert await through_tls(there.port, b"", b"said\n", early=early) == b"hello\nsaid\n"
+            assert [(door.source, door.heard) for door in there.made] == [(None, b"said\n")] * 3
+            assert not there.proxy.waiting
+
+    run(direct())
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.1/32", "192.0.2.0/24"], ids=["balancer", "direct"])
+def test_who_is_silent_in_his_handshake_gives_way_to_the_quick_and_does_not_last(
+    run: Callable[[Any], Any], certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch, trusted: str
+) -> None:
+    monkeypatch.setattr(proxied, "WAITING_MAX", 2)
+    header = HEADER if trusted.startswith("127") else b""
+
+    async def silent() -> None:
+        async with place(trusted, server_context(*certificate)) as there:
+            peers = []
+            for _ in range(2):
+                peers.append(await there.dial())
+                peers[-1][1].write(header)
+                await until(lambda: len(there.proxy.waiting) == len(peers))
+            assert await through_tls(there.port, header, b"said\n") == b"hello\nsaid\n"
+            assert await silence(peers[0][0])
+            assert there.proxy.refused == {("smtp", "crowded"): 1}
+            assert len(there.proxy.waiting) == 1
+            there.proxy.handshake_s = 0.02
+            late, writer = await there.dial()
+            writer.write(header)
+            assert await silence(late)
+            for _, each in [*peers, (late, writer)]:
+                each.close()
+
+    run(silent())
 
 
 def test_a_failed_handshake_leaves_nothing_behind(run: Callable[[Any], Any], certificate: tuple[str, str]) -> None:
