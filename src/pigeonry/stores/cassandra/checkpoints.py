@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pigeonry.stores.cassandra.session import Session
     from pigeonry.stores.cassandra.shard import Shard
 
-__all__ = ["Chain", "Checkpoints", "Folded", "Head", "Snapshot"]
+__all__ = ["Chain", "Checkpoints", "Folded", "Head", "ShardUnreadable", "Snapshot"]
 
 PART_RECIPIENTS: Final = 2_000  # recipients of a part: 200 to 300 KB, encoded in some milliseconds
 PART_ROWS: Final = 5_000  # rows of the ledger in a part: as large
@@ -40,6 +40,10 @@ _PART: Final = "INSERT INTO checkpoint(shard, epoch, number, part, octets) VALUE
 _PART_READ: Final = "SELECT octets FROM checkpoint WHERE shard = ? AND epoch = ? AND number = ? AND part = ?"
 _HEAD: Final = "INSERT INTO head(shard, epoch, number, octets) VALUES (?,?,?,?) USING TTL ?"
 _HEAD_READ: Final = "SELECT epoch, number, octets FROM head WHERE shard = ? AND epoch < ? LIMIT ?"
+
+
+class ShardUnreadable(StoreBusy):
+    """The store answers, and what it has of a shard is not all there."""
 
 
 class Folded(msgspec.Struct, frozen=True, array_like=True):
@@ -217,7 +221,7 @@ class Checkpoints:
                 shard.late.update(chain.late)
                 return chain, epoch
         if rows:  # to begin with nothing would be to lose all that waits
-            raise StoreBusy(f"Shard {shard.number} cannot be read: parts of its checkpoints are missing.")
+            raise ShardUnreadable(f"Shard {shard.number} cannot be read: parts of its checkpoints are missing.")
         return Chain(None, ()), 0
 
     async def _fill(self, shard: Shard, head: Head) -> bool:

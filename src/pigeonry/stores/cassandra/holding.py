@@ -10,9 +10,12 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from pigeonry.domain.errors import Conflict, Fault
 from pigeonry.domain.message import MessageKey
 from pigeonry.stores.cassandra.carrier import carry, round_of
+from pigeonry.stores.cassandra.checkpoints import ShardUnreadable
 from pigeonry.stores.cassandra.late import look
 from pigeonry.stores.cassandra.served import Served
 from pigeonry.stores.cassandra.session import Consistency
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Holding"]
 
 TAKEN_AT_ONCE: Final = 4  # shards that are read at the same time: while one waits for its next page others are folded
+UNREADABLE_S_MAX: Final = 300.0  # seconds between two tries to read a shard whose rows make no sense; each is an epoch
 OPEN_S: Final = 60.0  # how long a worker waits for its first shard: others give theirs up, or are found dead
 
 
@@ -80,6 +84,7 @@ class Holding:
         self._clock = clock
         self._limits = limits
         self._taken = taken or _nobody
+        self._unreadable: dict[int, tuple[float, float]] = {}  # the pause before the next try, and its end
         self.accepting: int | None = None
         self.voids: list[MessageKey] = []
         membership.lost = self._deposed
@@ -175,7 +180,7 @@ class Holding:
         gone: dict[str, bool] = {}
         for row in [*self._unread(rows), *self._shares.free(rows)]:
             home = self._shares.home(row.number)
-            if room[home] <= 0:
+            if room[home] <= 0 or self._clock.monotonic() < self._unreadable.get(row.number, (0.0, 0.0))[1]:
                 continue
             if row.owner not in gone:
                 gone[row.owner] = await self._is_gone(row)
@@ -234,7 +239,14 @@ class Holding:
         epoch = await self._shares.take(row)
         if epoch is None:
             return None
-        found = await self._read(row, epoch)
+        try:
+            found = await self._read(row, epoch)
+        except Exception as error:  # whatever is wrong with the rows of one shard stops neither us nor the others
+            if isinstance(error, Fault) and not isinstance(error, ShardUnreadable):
+                raise
+            await self._put_off(row.number, epoch, error)
+            return None
+        self._unreadable.pop(row.number, None)
         served = Served(found.shard, found.buckets, now=self._clock.monotonic())
         served.events_since = found.events  # a checkpoint soon, or the next takeover has to read them as well
         for end in found.ends:
@@ -248,6 +260,14 @@ class Holding:
         for void in found.voids:
             self._writer.void(MessageKey(row.number, void.day, void.serial), void.recipients)
         return found.report
+
+    async def _put_off(self, number: int, epoch: int, error: Exception) -> None:
+        """Leave a shard to whoever can read it, another release perhaps, and try again later; each time later still."""
+        pause_s = min(2.0 * self._unreadable.get(number, (self._limits.round_s / 2.0, 0.0))[0], UNREADABLE_S_MAX)
+        self._unreadable[number] = (pause_s, self._clock.monotonic() + pause_s)
+        reason = f"{type(error).__name__}: {error}"
+        structlog.get_logger().error("shard_unreadable", shard=number, again_in_s=pause_s, reason=reason)
+        await self._shares.release(number, epoch=epoch)
 
     async def _read(self, row: ShardRow, epoch: int) -> Takeover:
         """Read a shard. What another location wrote is asked there too, and is taken without it when it is not there.

@@ -26,9 +26,9 @@ _READ: Final = "SELECT number, owner, epoch, serving, location FROM shard"
 _MAKE: Final = "INSERT INTO shard(number, owner, epoch, serving) VALUES (?,'',0,false) IF NOT EXISTS"
 _FIX: Final = "INSERT INTO shard(number, owner, epoch, serving) VALUES (?,'',?,false) IF NOT EXISTS"
 _COUNT: Final = -1  # the number of the row whose epoch says how many shards there are
-_TAKE: Final = """UPDATE shard SET owner = ?, epoch = ?, serving = false, location = ? WHERE number = ?
+_TAKE: Final = """UPDATE shard SET owner = ?, epoch = ?, serving = false WHERE number = ?
     IF epoch = ? AND owner = ?"""
-_SERVE: Final = "UPDATE shard SET serving = true WHERE number = ? IF epoch = ? AND owner = ?"
+_SERVE: Final = "UPDATE shard SET serving = true, location = ? WHERE number = ? IF epoch = ? AND owner = ?"
 _RELEASE: Final = "UPDATE shard SET owner = '' WHERE number = ? IF epoch = ? AND owner = ?"
 
 
@@ -39,7 +39,8 @@ class ShardRow(msgspec.Struct, frozen=True):
         owner: A member's name; empty when nobody does.
         epoch: Of its owner, or of its last one; 0 when there never was one.
         serving: Whether its owner has read it.
-        location: Of its owner, or of its last one: where what it wrote is level first.
+        location: Of who served it last: where what he wrote is level first. Who took it and could not read it wrote
+            nothing, and whoever tries next must ask there too.
     """
 
     number: int
@@ -98,17 +99,17 @@ class Shares:
         member, epoch = self._membership, self._membership.next_epoch(row.epoch)
         if not member.name:
             return None
-        values = (member.name, epoch, member.location, row.number, row.epoch, row.owner)
+        values = (member.name, epoch, row.number, row.epoch, row.owner)
         applied, _ = await self._session.conditional(_TAKE, values, timeout_s=self._timeout_s)
         return epoch if applied else None
 
     async def serve(self, number: int, *, epoch: int) -> bool:
         """Say that the shard is read and served; False when it is another's by now."""
-        if not self._membership.name:
+        member = self._membership
+        if not member.name:
             return False
-        applied, _ = await self._session.conditional(
-            _SERVE, (number, epoch, self._membership.name), timeout_s=self._timeout_s
-        )
+        values = (member.location, number, epoch, member.name)
+        applied, _ = await self._session.conditional(_SERVE, values, timeout_s=self._timeout_s)
         return applied
 
     async def release(self, number: int, *, epoch: int) -> None:

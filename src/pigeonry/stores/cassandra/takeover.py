@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pigeonry.domain.errors import StoreBusy
 from pigeonry.ports.queue_store import RecoveryReport
-from pigeonry.stores.cassandra.checkpoints import Chain, Folded
+from pigeonry.stores.cassandra.checkpoints import Chain, Folded, ShardUnreadable
 from pigeonry.stores.cassandra.entries import Accepted, Settled, Voided
 from pigeonry.stores.cassandra.shard import Group, Shard
 
@@ -145,7 +144,7 @@ async def _fold_epoch(
         number += 1
         await clock.sleep(0.0)  # a group is some milliseconds, a page of them would be a tenth of a second
     if end is not None and number < end:
-        raise StoreBusy(f"Shard {read.shard.number} cannot be read: a part of its journal is missing.")
+        raise ShardUnreadable(f"Shard {read.shard.number} cannot be read: a part of its journal is missing.")
     return number
 
 
