@@ -14,6 +14,7 @@ waited for its acknowledgement is acknowledged then.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -37,6 +38,7 @@ UNWATCHED: Final = 3  # beats without a look, after which silence counts anew; w
 
 KEPT_S: Final = 86_400  # seconds that the row of a worker that is gone stays
 
+_NAME: Final = re.compile(r"[^/]+/[0-9]{1,9}/[^/]+")
 _READ: Final = "SELECT name, beat, state, location, address FROM member"
 _JOIN: Final = """INSERT INTO member(name, beat, state, location, address) VALUES (?,0,'serving',?,?)
     IF NOT EXISTS USING TTL ?"""
@@ -208,8 +210,10 @@ class Membership:
         watched = at - self._looked <= self._ttl_s / BEATS * UNWATCHED
         self._looked = at
         seen: dict[str, tuple[Member, float]] = {}
-        for row in rows:
-            member = Member(*(_plain(value) for value in row))
+        for name, beat, *rest in rows:
+            if not _NAME.fullmatch(name):
+                continue  # no worker wrote it, and none is to stumble over it
+            member = Member(name, beat or 0, *(text or "" for text in rest))
             known = self._seen.get(member.name)
             silent = watched and known is not None and known[0].beat == member.beat
             seen[member.name] = (member, known[1] if silent and known is not None else at)
@@ -267,10 +271,6 @@ class Membership:
 
     async def _conditional(self, cql: str, values: Sequence[object]) -> tuple[bool, dict[str, Any]]:
         return await self._session.conditional(cql, values, timeout_s=self._ttl_s / BEATS)
-
-
-def _plain(value: Any) -> Any:
-    return "" if value is None else value
 
 
 def _name(member: Member) -> str:

@@ -9,9 +9,11 @@ import pytest
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
 from pigeonry.stores.cassandra.membership import BEATS, MARGIN, OVER_PAUSE, Membership
+from pigeonry.stores.cassandra.ownership import CassandraOwnership
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.dice import SeededIds
 from pigeonry.testing.loop import VirtualLoop
+from support.day_files import SetClock
 
 TTL_S = 6.0
 BEAT_S = TTL_S / BEATS
@@ -99,3 +101,28 @@ def test_a_lease_that_ran_out_while_the_store_was_silent_is_back_soon_after_it(f
         running.cancel()
 
     loop.play(story())
+
+
+async def test_a_row_that_no_worker_wrote_is_passed_over_and_a_torn_one_is_waited_for() -> None:
+    class Torn(Rows):
+        async def execute(self, cql: str, values: object, *, timeout_s: float) -> list[tuple[Any, ...]]:
+            nameless: list[tuple[Any, ...]] = [(name, 7, "serving", "", "") for name in ("", "x", "x/y/z", "a/1/b/c")]
+            return [*nameless, ("torn/0/x", None, None, None, None)]
+
+    clock: Any = SetClock()
+    member = Membership(
+        Torn(),  # type: ignore[arg-type]  # as much of a session as is used
+        worker="me/0",
+        location="",
+        address="",
+        ttl_s=TTL_S,
+        clock=clock,
+        ids=SeededIds("1"),
+    )
+    await member.look()
+    assert [each.name for each in member.alive()] == [
+        "torn/0/x"
+    ]  # it may acknowledge until it was silent for its lease
+    shares: Any = None
+    ownership = CassandraOwnership(member, shares, clock=clock, fresh_s=1.0)
+    assert [each.node for each in await ownership.members()] == ["torn"]
