@@ -16,6 +16,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
+import msgspec
+import structlog
+
 from pigeonry.domain.errors import StoreBusy
 from pigeonry.quota.negotiation import Pot, decode_pot, encode_pot, holders, negotiated
 from pigeonry.quota.witness import Witness
@@ -126,9 +129,19 @@ class CassandraQuota:
                 return
 
     async def _pot(self, name: str) -> tuple[int | None, Pot]:
-        """A pot and its version; None for one that was never there."""
+        """A pot and its version; None for one that was never there.
+
+        One that cannot be read is dealt anew, as it is when its row was lost: else nobody had any share of any limit.
+        """
         rows = await self._rows(self._read, name, consistency=Consistency.SERIAL)
-        return (rows[0][0], decode_pot(rows[0][1])) if rows else (None, ())
+        if not rows:
+            return None, ()
+        version, octets = rows[0]
+        try:
+            return version, decode_pot(octets)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:  # the last: it has no octets
+            structlog.get_logger().error("quota_unreadable", limit=name, reason=str(error))
+            return version, ()
 
     async def _put(self, name: str, version: int | None, pot: Pot) -> bool:
         """Put a pot back; False when it changed meanwhile."""
