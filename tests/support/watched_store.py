@@ -68,11 +68,15 @@ class WatchedStore(MemoryStore):
 
 
 def submission(
-    *addresses: str, due: float = 0.0, body: bytes = b"Subject: x\r\n\r\nhello\r\n", **more: object
+    *addresses: str,
+    due: float = 0.0,
+    body: bytes = b"Subject: x\r\n\r\nhello\r\n",
+    account: str = "acct",
+    **more: object,
 ) -> Submission:
     """A submission to these addresses."""
     return Submission(
-        account="acct",
+        account=account,
         domain="send.test",
         reverse_path="bounce@send.test",
         recipients=tuple(NewRecipient(address, due) for address in addresses),

@@ -14,7 +14,7 @@ durable: after a crash the store's ``due`` says everything again.
 One timer stands for the earliest recipient in memory; there is no task for each.
 
 Fresh mail and what is loaded from the store have separate halves of the room, so that neither a backlog of a million
-nor a flood at the doors can starve the other.
+nor a flood at the doors can starve the other; and no tenant's flood another tenant's fresh mail.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pigeonry.domain.errors import Fault, ShardMoved
 from pigeonry.domain.message import Pending, RecipientState
 from pigeonry.ports.queue_store import DueMark, Later
 from pigeonry.queue.limits import SchedulerLimits
+from pigeonry.queue.room import FreshRoom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ class Scheduler:
         self._content = content
         self._half = max(1, self._limits.recipients_max // 2)
         self._known: dict[int, Pending] = {}  # all that is in memory, as it was last dispatched or scheduled
-        self._fresh: set[int] = set()  # those of them that were offered, not loaded
+        self._fresh = FreshRoom(self._half)  # those of them that were offered, not loaded
         self._heap: list[tuple[float, int, Pending]] = []  # those of them that wait for their time
         self._claimed: set[int] = set()  # held by an attempt or a command
         self._expected: set[int] = set()  # messages whose commit is under way
@@ -123,12 +124,11 @@ class Scheduler:
         taken = 0
         for pending in pendings:
             ident = pending.serial << 16 | pending.message.shard
-            if len(self._fresh) < self._half:
-                self._fresh.add(ident)  # before it is dispatched, which may set it aside
+            if self._fresh.enter(ident, pending.tenant):  # before it is dispatched, which may set it aside
                 if self._take(ident, pending, now):
                     taken += 1
                     continue
-                self._fresh.discard(ident)
+                self._fresh.leave(ident, pending.tenant)
             self._leave(pending.due)
         self.abandon(pendings[0].message)
         return taken
@@ -369,11 +369,10 @@ class Scheduler:
         """Forget a recipient that ended or left memory; whether it was there."""
         if self._gone is not None:
             self._gone.add(ident)
-        if self._known.pop(ident, None) is None:
+        known = self._known.pop(ident, None)
+        if known is None:
             return False
-        if ident in self._fresh:
-            self._fresh.discard(ident)
-        elif self._loaded() == self._half - self._wanted():
+        if not self._fresh.leave(ident, known.tenant) and self._loaded() == self._half - self._wanted():
             self._woken.set()  # just now there is room for a page again
         return True
 

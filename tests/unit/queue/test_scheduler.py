@@ -81,7 +81,7 @@ def _accept(rig, address: str, due: float = 0.0):
 def test_fresh_mail_without_room_is_left_to_the_store_and_loaded_later(play) -> None:
     async def story(rig) -> None:
         for n in range(50):
-            await rig.intake.accept(submission(f"r{n}@x.test"), deadline=rig.deadline())
+            await rig.intake.accept(submission(f"r{n}@x.test", account=f"a{n}"), deadline=rig.deadline())
         assert len(rig.dispatched) == 20
         await rig.clock.sleep(2)
         assert len(rig.dispatched) > 35  # the loader's half is taken from the store
@@ -341,7 +341,7 @@ def test_nothing_is_dispatched_before_it_runs() -> None:
 def test_retries_without_room_are_left_to_the_store(play) -> None:
     async def story(rig) -> None:
         for n in range(20):
-            await rig.intake.accept(submission(f"r{n}@x.test"), deadline=rig.deadline())
+            await rig.intake.accept(submission(f"r{n}@x.test", account=f"a{n}"), deadline=rig.deadline())
         first = list(rig.dispatched)
         for n in range(20):
             rig.store.apply(_accept(rig, f"s{n}@x.test", due=rig.clock.now() + 0.5))
@@ -350,7 +350,7 @@ def test_retries_without_room_are_left_to_the_store(play) -> None:
             later = end(pending, RecipientState.PENDING, due=rig.clock.now() + 1)
             await rig.scheduler.settled(later, deadline=rig.deadline())
         for n in range(20):
-            await rig.intake.accept(submission(f"t{n}@x.test"), deadline=rig.deadline())
+            await rig.intake.accept(submission(f"t{n}@x.test", account=f"a{n}"), deadline=rig.deadline())
         assert rig.scheduler.in_memory == 40
         extra = end(rig.dispatched[-1], RecipientState.PENDING, due=rig.clock.now() + 1)
         await rig.scheduler.settled(extra, deadline=rig.deadline())
@@ -411,7 +411,7 @@ def test_what_is_set_aside_takes_no_room_and_comes_again_when_it_is_looked_for(p
             await rig.intake.accept(submission(f"held{n}@x.test"), deadline=rig.deadline())
         assert (len(aside), rig.scheduler.in_memory, rig.content.octets) == (60, 0, 0)
         for n in range(20):
-            await rig.intake.accept(submission(f"free{n}@x.test"), deadline=rig.deadline())
+            await rig.intake.accept(submission(f"free{n}@x.test", account=f"a{n}"), deadline=rig.deadline())
         assert len(rig.dispatched) == 20
         await rig.clock.sleep(100)
         assert len(aside) == 60, "nobody looks for them by himself"
