@@ -7,7 +7,7 @@ import datetime as dt
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pigeonry.net.dialer import TcpDialer
-from pigeonry.ports.network import SourceGone
+from pigeonry.ports.network import SourceGone, TlsPeer
+from support.certificates import Certificate
 from support.process import missing_part, need
 
 
@@ -69,7 +70,11 @@ async def port(certificate: Path) -> AsyncIterator[int]:
     """A server that says READY, waits for a line, starts TLS and echoes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
+    async with await asyncio.start_server(serving(context), "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
+
+def serving(context: ssl.SSLContext) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"READY\r\n")
         try:
@@ -83,12 +88,12 @@ async def port(certificate: Path) -> AsyncIterator[int]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    return serve
 
 
-async def upgraded(dialer: TcpDialer, port: int, name: str, *, verify: bool) -> tuple[bytes, object]:
+async def upgraded(
+    dialer: TcpDialer, port: int, name: str, *, verify: bool, keep_chain: bool = False
+) -> tuple[bytes, TlsPeer]:
     peer = Peer()
     transport = await dialer.dial(lambda: peer, "127.0.0.1", port, source="127.0.0.1", timeout_s=5.0)
     assert peer.made
@@ -98,7 +103,9 @@ async def upgraded(dialer: TcpDialer, port: int, name: str, *, verify: bool) -> 
     transport.write(b"TLS\r\n")
     await peer.more.wait()
     peer.more.clear()
-    transport, tls = await dialer.start_tls(transport, peer, server_name=name, verify=verify, timeout_s=5.0)
+    transport, tls = await dialer.start_tls(
+        transport, peer, server_name=name, verify=verify, timeout_s=5.0, keep_chain=keep_chain
+    )
     transport.write(b"hello\r\n")
     await peer.more.wait()
     transport.abort()
@@ -127,6 +134,27 @@ async def test_certificate_that_does_not_verify_ends_the_connection(port, certif
 
     with pytest.raises(ssl.SSLCertVerificationError):
         await upgraded(TcpDialer(trust=trust), port, name, verify=True)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_chain_is_what_the_server_showed(loop, tmp_path):
+    root = Certificate("root", authority=True)
+    leaf = Certificate("mx.test", issuer=Certificate("middle", issuer=root, authority=True))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(leaf.write(tmp_path / "chain.pem"))
+
+    async def asked() -> list[TlsPeer]:
+        async with await asyncio.start_server(serving(context), "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return [
+                (await upgraded(TcpDialer(), port, "mx.test", verify=False, keep_chain=keep))[1]
+                for keep in (True, False)
+            ]
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        kept, dropped = runner.run(asked())
+    assert kept.chain == leaf.chain
+    assert dropped.chain == ()
 
 
 async def test_refused_connection_is_an_os_error():

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
 import dns.rrset
 import pytest
 
 from pigeonry.net.resolver import DnsResolver, DnsServer
-from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain
+from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain, TlsaAnswer
 
 SOA = ("test.", 600, "IN", "SOA", "ns.test. admin.test. 1 60 60 60 30")
 
@@ -42,6 +43,9 @@ class NameServer(asyncio.DatagramProtocol):
         self.mute: set[str] = set()
         self.denied: set[tuple[str, str]] = set()
         self.asked: list[tuple[str, str]] = []
+        self.flags: list[int] = []
+        self.authentic: set[str] = set()
+        self.aliases: dict[str, str] = {}
         self.gate: asyncio.Event | None = None
         self.transport: asyncio.DatagramTransport | None = None
 
@@ -56,12 +60,20 @@ class NameServer(asyncio.DatagramProtocol):
         self.asked.append((name, kind))
         if name in self.mute:
             return
+        self.flags.append(query.flags)
+        owner = question.name
         response = dns.message.make_response(query, recursion_available=True)
+        if name in self.authentic:
+            response.flags |= dns.flags.AD
+        if name in self.aliases and kind != "CNAME":
+            target = self.aliases[name]
+            response.answer.append(dns.rrset.from_text(question.name, 60, "IN", "CNAME", target + "."))
+            name, owner = target, dns.name.from_text(target)
         if name in self.broken:
             response.set_rcode(dns.rcode.SERVFAIL)
         elif (name, kind) in self.zone:
             ttl, records = self.zone[name, kind]
-            response.answer.append(dns.rrset.from_text(question.name, ttl, "IN", kind, *records))
+            response.answer.append(dns.rrset.from_text(owner, ttl, "IN", kind, *records))
         else:
             if (name, kind) in self.denied or not any(known == name for known, _ in self.zone):
                 response.set_rcode(dns.rcode.NXDOMAIN)
@@ -211,3 +223,109 @@ async def test_name_that_can_be_nobodys_does_not_exist(server, resolver, name):
     with pytest.raises(NoSuchDomain):
         await resolver.mx(name)
     assert server.asked == []
+
+
+RECORD = "3 1 1 " + "ab" * 32
+
+
+def resolver_that(server: NameServer, clock: Clock, *, trusted: bool | None) -> DnsResolver:
+    assert server.transport is not None
+    port = server.transport.get_extra_info("sockname")[1]
+    return DnsResolver(clock=clock, servers=(DnsServer("127.0.0.1", port),), answer_s=0.5, trusted=trusted)
+
+
+@pytest.fixture
+def signed(server: NameServer) -> NameServer:
+    """A host with a TLSA record, all of it authentic."""
+    server.zone["to.test", "MX"] = (60, ["10 mx.test."])
+    server.zone["mx.test", "A"] = (60, ["192.0.2.1"])
+    server.zone["_25._tcp.mx.test", "TLSA"] = (60, [RECORD])
+    server.authentic |= {"to.test", "mx.test", "_25._tcp.mx.test"}
+    return server
+
+
+async def test_authentic_records_of_an_authentic_host_are_found(signed, resolver):
+    assert await resolver.mx("to.test") == [MailExchanger(10, "mx.test", authentic=True)]
+    assert await resolver.tlsa("mx.test", 25) == TlsaAnswer("mx.test", (RECORD,))
+    assert all(flags & dns.flags.AD for flags in signed.flags)
+
+
+async def test_nobody_is_believed_who_is_not_trusted(signed, clock):
+    resolver = resolver_that(signed, clock, trusted=False)
+    assert await resolver.mx("to.test") == [MailExchanger(10, "mx.test")]
+    assert await resolver.tlsa("mx.test", 25) is None
+    assert ("_25._tcp.mx.test", "TLSA") not in signed.asked
+    assert not any(flags & dns.flags.AD for flags in signed.flags)
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted", "believed"),
+    [("127.0.0.1", None, True), ("::1", None, True), ("192.0.2.53", None, False), ("192.0.2.53", True, True)],
+)
+def test_who_is_trusted_unless_said_otherwise(clock, address, trusted, believed):
+    resolver = DnsResolver(clock=clock, servers=(DnsServer(address),), trusted=trusted)
+    resolver._make_stub()
+    assert resolver._trusted is believed
+
+
+@pytest.mark.parametrize("plain", ["mx.test", "_25._tcp.mx.test"])
+async def test_what_is_not_authentic_does_not_count(signed, resolver, plain):
+    signed.authentic.discard(plain)
+    assert await resolver.tlsa("mx.test", 25) is None
+
+
+async def test_records_of_a_host_that_is_not_authentic_are_not_even_asked_for(signed, resolver):
+    """Zones without signatures often stand on servers that do not answer for TLSA (RFC 7672 section 2.2.2)."""
+    signed.authentic.discard("mx.test")
+    signed.broken.add("_25._tcp.mx.test")
+    assert await resolver.tlsa("mx.test", 25) is None
+
+
+@pytest.mark.parametrize("how", ["broken", "mute"])
+async def test_records_that_cannot_be_had_are_a_failure(signed, resolver, how):
+    getattr(signed, how).add("_25._tcp.mx.test")
+    with pytest.raises(DnsFailure):
+        await resolver.tlsa("mx.test", 25)
+
+
+async def test_no_records_are_no_failure(signed, resolver):
+    del signed.zone["_25._tcp.mx.test", "TLSA"]
+    assert await resolver.tlsa("mx.test", 25) is None
+    assert await resolver.tlsa("127.0.0.1", 25) is None
+    assert await resolver.tlsa("localhost", 25) is None
+
+
+async def test_of_an_alias_the_records_at_its_end_come_first(signed, resolver):
+    signed.aliases["alias.test"] = "mx.test"
+    signed.authentic.add("alias.test")
+    assert await resolver.tlsa("alias.test", 25) == TlsaAnswer("mx.test", (RECORD,))
+
+
+async def test_then_those_of_the_alias_itself(signed, resolver):
+    signed.aliases["alias.test"] = "mx.test"
+    del signed.zone["_25._tcp.mx.test", "TLSA"]
+    signed.zone["_25._tcp.alias.test", "TLSA"] = (60, [RECORD])
+    signed.authentic |= {"alias.test", "_25._tcp.alias.test"}
+    assert await resolver.tlsa("alias.test", 25) == TlsaAnswer("alias.test", (RECORD,))
+
+
+@pytest.mark.parametrize("believed", [True, False])
+async def test_an_authentic_alias_of_a_host_that_is_not_has_its_own(server, resolver, believed):
+    server.aliases["alias.test"] = "mx.plain.test"
+    server.zone["mx.plain.test", "A"] = (60, ["192.0.2.1"])
+    server.zone["_25._tcp.alias.test", "TLSA"] = (60, [RECORD])
+    server.zone["alias.test", "CNAME"] = (60, ["mx.plain.test."])
+    server.authentic.add("_25._tcp.alias.test")
+    resolver._entries_max = 100
+    if not believed:
+        assert await resolver.tlsa("alias.test", 25) is None
+        return
+
+    def asked(data: bytes, addr: object) -> None:
+        """Only the alias itself is authentic, not what is at its end."""
+        kind = dns.rdatatype.to_text(dns.message.from_wire(data).question[0].rdtype)
+        (server.authentic.add if kind == "CNAME" else server.authentic.discard)("alias.test")
+        NameServer.datagram_received(server, data, addr)
+
+    server.datagram_received = asked
+    assert await resolver.tlsa("alias.test", 25) == TlsaAnswer("alias.test", (RECORD,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pigeonry.app.config import split_address
 from pigeonry.net.resolver import DnsResolver, DnsServer
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pigeonry.ports.environment import Clock
 
 __all__ = ["resolver_of"]
+
+
+_TRUSTED: Final = {"loopback": None, "always": True, "never": False}
 
 
 def resolver_of(settings: Settings, clock: Clock) -> DnsResolver:

@@ -26,6 +26,7 @@ from pigeonry.app.engine import Who
 from pigeonry.app.engines import node_disk, open_engine
 from pigeonry.app.event_commands import event_handlers
 from pigeonry.app.node import Node, Parts
+from pigeonry.app.outgoing import broken_hosts, opener_of, policies_of
 from pigeonry.app.queue_commands import asking_why, command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
 from pigeonry.app.smtp_config import smtp_config
@@ -34,13 +35,13 @@ from pigeonry.auth.keys import KeyRing
 from pigeonry.auth.logins import Logins
 from pigeonry.auth.passwords import Passwords
 from pigeonry.compose.template import render
-from pigeonry.delivery.connection import Timeouts
 from pigeonry.delivery.dispatcher import Dispatcher
 from pigeonry.delivery.interventions import Interventions
 from pigeonry.delivery.limits import DeliveryLimits
-from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.policies import NO_POLICIES
 from pigeonry.delivery.reach import Reach
 from pigeonry.delivery.routing import MxRouter, SmarthostRouter
+from pigeonry.delivery.tls_memory import TlsMemory
 from pigeonry.domain.errors import Fault
 from pigeonry.domain.networks import Networks
 from pigeonry.doors.commands.relay import Relays
@@ -331,27 +332,24 @@ class Wiring:
         delivery, clock, dice = self._settings.delivery, self._clock, self._dice
         resolver, dialer = self._resolver, self._dialer
         smarthost = smarthost_of(delivery.route)
-        timeouts = Timeouts(
-            connect=delivery.connect_timeout_s,
-            greeting=delivery.reply_timeout_s,
-            envelope=delivery.reply_timeout_s,
-            dot=delivery.final_reply_timeout_s,
-        )
+        self._tls_memory = TlsMemory(clock)
         self._dispatcher = Dispatcher(
             ready=ReadyQueues(claim=self._scheduler.claim),
             content=self._content,
             scheduler=self._scheduler,
             store=self._store,
             router=SmarthostRouter(*smarthost) if smarthost else MxRouter(resolver, clock=clock, dice=dice),
-            opener=Opener(
+            opener=opener_of(
+                delivery,
                 resolver=resolver,
                 dialer=dialer,
                 clock=clock,
                 hostname=self._hostname,
-                timeouts=timeouts,
                 reach=self._reach,
                 through=self._commanding.through,
+                memory=self._tls_memory,
             ),
+            policies=NO_POLICIES if smarthost else policies_of(delivery, resolver=resolver),
             settlement=self._settlement(),
             signers=self._domains.signers,
             domain=self._domains.get,
@@ -468,6 +466,7 @@ class Wiring:
                 "pigeonry_queue_recipients": lambda: [((), self._scheduler.in_memory)],
                 "pigeonry_content_octets": lambda: [((), self._content.octets)],
                 "pigeonry_delivery_connections": lambda: [((), self._dispatcher.connections)],
+                "pigeonry_tls_broken_hosts": lambda: broken_hosts(self._tls_memory),
                 "pigeonry_quota_units": lambda: [(("held",), self._shares.units), (("used",), self._shares.used)],
                 "pigeonry_quota_shrunk": lambda: [((), float(self._shares.shrunk))],
                 **egress_gauges(self._egress, self._addresses),

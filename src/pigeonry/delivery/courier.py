@@ -22,11 +22,13 @@ import msgspec
 
 from pigeonry.delivery import classify
 from pigeonry.delivery.connection import Withheld
+from pigeonry.delivery.demand import TlsDemand, combined
 from pigeonry.delivery.downgrade import NotConvertible
 from pigeonry.delivery.interventions import Interventions
 from pigeonry.delivery.lane import Lane
 from pigeonry.delivery.limits import DeliveryLimits
-from pigeonry.delivery.opening import Opened, Opener, OtherFamily, TlsDemand
+from pigeonry.delivery.opening import Opened, Opener, OtherFamily
+from pigeonry.delivery.policies import Policies
 from pigeonry.delivery.preparing import Prepared, Preparing
 from pigeonry.delivery.turnstile import Turnstile
 from pigeonry.domain.errors import Fault, NotFound
@@ -116,6 +118,7 @@ class Parts(msgspec.Struct, frozen=True):
     store: QueueStore
     opener: Opener
     preparing: Preparing
+    policies: Policies
     clock: Clock
     limits: DeliveryLimits
     pop: Callable[[Lane], Pending | None]
@@ -319,6 +322,10 @@ class Courier:
     async def _deliver(self, pending: Pending, message: Message, octets: bytes, started: float) -> Outcome:
         """Attempt one recipient: on the connection at hand if it will do, else on a new one, host after host."""
         demand = self._parts.preparing.demand(message)
+        policy = self._parts.policies.known(pending.address)
+        if policy is None:
+            policy = await self._parts.policies.learn(pending.address)
+        demand = combined(demand, policy)
         first = 0
         while True:
             fresh = not self._at_hand(demand, first)
@@ -353,7 +360,7 @@ class Courier:
             opened is not None
             and (opened.connection.usable or opened.connection.begun is not None)
             and first <= opened.index
-            and demand.met_by(opened.connection)
+            and demand.met_by(opened)
         )
 
     async def _open(self, demand: TlsDemand, first: int) -> Deferred | None:
@@ -365,7 +372,7 @@ class Courier:
             lane.route, source=outlet.source, through=outlet.through, demand=demand, first=first
         )
         if isinstance(opened, Deferred):
-            if not demand.required:
+            if not demand.required and not demand.lenient:
                 parts.failed(lane, opened)
             return opened
         self._opened = opened
@@ -438,7 +445,10 @@ class Courier:
         """The message for the session at hand; None when it cannot go over it, or not without waiting."""
         parts, connection = self._parts, opened.connection
         found = parts.content.kept(pending.message)
-        if found is None or found[0].options.testmode or not parts.preparing.demand(found[0]).met_by(connection):
+        policy = parts.policies.known(pending.address)
+        if found is None or found[0].options.testmode or policy is None:
+            return None
+        if not combined(parts.preparing.demand(found[0]), policy).met_by(opened):
             return None
         prepared = parts.preparing.at_once(pending, *found, connection.capabilities)
         if prepared is None or classify.obstacle(connection.capabilities, prepared.transaction, Attempt()) is not None:
@@ -451,7 +461,7 @@ class Courier:
             opened.host.name,
             opened.connection.local_address,
             tls is not None,
-            tls is not None and tls.verified,
+            tls is not None and tls.authentic,
             message.smtputf8,
             round(self._parts.clock.monotonic() - started, 6),
             "" if prepared is None else prepared.dkim,

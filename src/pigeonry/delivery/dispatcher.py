@@ -28,6 +28,7 @@ from pigeonry.delivery.interventions import Interventions
 from pigeonry.delivery.lane import Lane
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener, OtherFamily
+from pigeonry.delivery.policies import NO_POLICIES, Policies
 from pigeonry.delivery.preparing import Preparing, Render
 from pigeonry.delivery.routing import NoRoute, Router
 from pigeonry.delivery.turnstile import Turnstile
@@ -69,6 +70,7 @@ class Dispatcher:
         egress: Chooses where to send from; the system does when not given.
         interventions: The operator's; none when not given.
         node: Whose address the system chooses: what receivers allow is for each address.
+        policies: What recipients' domains want of TLS.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Dispatcher:
         egress: Egress | None = None,
         interventions: Interventions | None = None,
         node: str = "",
+        policies: Policies = NO_POLICIES,
     ) -> None:
         self._ready = ready
         self._router = router
@@ -107,6 +110,7 @@ class Dispatcher:
             store=store,
             opener=opener,
             preparing=Preparing(store=store, clock=clock, signers=signers, domain=domain, render=render),
+            policies=policies,
             clock=clock,
             limits=self._limits,
             pop=self._pop,
@@ -203,6 +207,7 @@ class Dispatcher:
         started = self._parts.clock.monotonic()
         try:
             route = await self._router.route(domain)
+            await self._parts.policies.learn(domain)
         except NoRoute as none:
             outcome = _timed(none.outcome, self._parts.clock.monotonic() - started)
             await self._conclude_all(self._claimed(self._looking.pop(domain)), outcome)

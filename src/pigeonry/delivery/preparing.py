@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from pigeonry.delivery.demand import ANY_TLS, TlsDemand
 from pigeonry.delivery.downgrade import seven_bit
-from pigeonry.delivery.opening import ANY_TLS, TlsDemand
 from pigeonry.domain.errors import Fault, NotFound
 from pigeonry.domain.message import BodyKind, Message, Pending, as_told_of, is_personal
 from pigeonry.domain.tenant import SendingDomain

@@ -72,7 +72,14 @@ class TcpDialer:
         return chosen == wanted or (chosen.is_loopback and wanted.is_loopback)
 
     async def start_tls(
-        self, transport: Transport, protocol: StreamProtocol, *, server_name: str, verify: bool, timeout_s: float
+        self,
+        transport: Transport,
+        protocol: StreamProtocol,
+        *,
+        server_name: str,
+        verify: bool,
+        timeout_s: float,
+        keep_chain: bool = False,
     ) -> tuple[Transport, TlsPeer]:
         """Encrypt a connection. See the port; without ``verify`` nothing is known of the certificate."""
         loop = asyncio.get_running_loop()
@@ -87,7 +94,8 @@ class TcpDialer:
             raise ConnectionResetError("The connection ended during the handshake.")
         tls: ssl.SSLObject = upgraded.get_extra_info("ssl_object")
         cipher = tls.cipher()
-        return upgraded, TlsPeer(tls.version() or "", cipher[0] if cipher else "", verify)
+        chain = _chain(tls) if keep_chain else ()
+        return upgraded, TlsPeer(tls.version() or "", cipher[0] if cipher else "", verify, chain=chain)
 
     def _strict(self) -> ssl.SSLContext:
         if self._verifying is None:
@@ -100,3 +108,18 @@ class TcpDialer:
             self._lenient.check_hostname = False
             self._lenient.verify_mode = ssl.CERT_NONE
         return self._lenient
+
+
+def _chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
+    """What the server showed, in DER.
+
+    Python has a public way to it from 3.13 on; before, the object inside has one since 3.10. Without either only the
+    server's own certificate is known, so that nothing above it can match.
+    """
+    if hasattr(tls, "get_unverified_chain"):
+        return tuple(tls.get_unverified_chain())
+    inner = getattr(getattr(tls, "_sslobj", None), "get_unverified_chain", None)
+    if inner is not None:
+        return tuple(ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in inner() or ())
+    leaf = tls.getpeercert(binary_form=True)
+    return () if leaf is None else (leaf,)

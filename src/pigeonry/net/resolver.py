@@ -3,8 +3,12 @@
 ``dns`` is imported when the first name is asked for, in a thread, as it takes most of a second: a worker that only
 knows a smarthost by its address never pays for it.
 
+Whether DNSSEC vouches for an answer (the AD bit) is believed only of servers that are ``trusted``: those on loopback,
+or as configuration says. A query asks for the bit by setting it, which costs no octet.
+
 Standards: RFC 1035 (A, MX, TXT); RFC 2308 (negative caching, by the SOA's minimum; section 7: failures, briefly);
-RFC 3596 (AAAA); RFC 6761 section 6.3 (localhost needs no question); RFC 6891 (EDNS, 1,232 octets).
+RFC 3596 (AAAA); RFC 6698 (TLSA) and RFC 7672 section 2.2 (which of them count); RFC 6761 section 6.3 (localhost needs
+no question); RFC 6840 section 5.7 (AD in queries); RFC 6891 (EDNS, 1,232 octets).
 Trust: answers come from the configured servers, which are to be near and validating. Number of records, number of
 cached names and time for an answer are bounded.
 """
@@ -21,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from pigeonry.ports.environment import Clock
-from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain
+from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain, TlsaAnswer
 
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver as Stub
@@ -52,12 +56,16 @@ class _Answer(msgspec.Struct, frozen=True, gc=False):
 
     Args:
         expires_at: Monotonic time.
+        authentic: Whether DNSSEC vouches for it.
+        canonical: The name that the records are of, at the end of all aliases.
     """
 
     expires_at: float
     records: tuple[str, ...] = ()
     missing: bool = False
     failed: bool = False
+    authentic: bool = False
+    canonical: str = ""
 
 
 class DnsResolver:
@@ -67,6 +75,8 @@ class DnsResolver:
         clock: Monotonic time for TTLs.
         servers: Whom to ask; what /etc/resolv.conf says when empty.
         answer_s: Seconds that an answer may take.
+        trusted: Whether the servers are believed when they say that an answer is authentic; None: if all of them are
+            on loopback.
     """
 
     def __init__(
@@ -76,11 +86,13 @@ class DnsResolver:
         servers: Sequence[DnsServer] = (),
         answer_s: float = ANSWER_S,
         entries_max: int = ENTRIES_MAX,
+        trusted: bool | None = None,
     ) -> None:
         self._clock = clock
         self._servers = tuple(servers)
         self._answer_s = answer_s
         self._entries_max = entries_max
+        self._trusted = trusted
         self._cache: dict[tuple[str, str], _Answer] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[_Answer]] = {}
         self._stub: Stub | None = None
@@ -89,9 +101,10 @@ class DnsResolver:
     async def mx(self, domain: str) -> Sequence[MailExchanger]:
         """MX records by preference. See the port."""
         exchangers = []
-        for record in await self._records(domain, "MX"):
+        answer = await self._answered(domain, "MX")
+        for record in _given_by(answer, domain):
             preference, _, host = record.partition(" ")
-            exchangers.append(MailExchanger(int(preference), host))
+            exchangers.append(MailExchanger(int(preference), host, answer.authentic))
         return sorted(exchangers, key=lambda exchanger: exchanger.preference)
 
     async def addresses(self, host: str) -> Sequence[str]:
@@ -99,7 +112,7 @@ class DnsResolver:
         literal = _literal(host)
         if literal:
             return (literal,)
-        if host == "localhost" or host.endswith(".localhost"):
+        if _is_local(host):
             return _LOOPBACK
         six, four = await asyncio.gather(_caught(self._records(host, "AAAA")), _caught(self._records(host, "A")))
         found = [
@@ -116,7 +129,38 @@ class DnsResolver:
         """TXT records. See the port."""
         return await self._records(name, "TXT")
 
+    async def tlsa(self, host: str, port: int) -> TlsaAnswer | None:
+        """TLSA records of a host's port. See the port.
+
+        Of a host that is an alias, the records at the end of the alias come first, then those of the alias itself.
+        """
+        if self._trusted is False or _literal(host) or _is_local(host):
+            return None
+        six, four = await asyncio.gather(self._answered(host, "AAAA"), self._answered(host, "A"))
+        if not self._trusted:  # the stub was made by now, and said
+            return None
+        found = [answer for answer in (six, four) if answer.records]
+        if not found:
+            return None
+        name = host.rstrip(".").lower()
+        bases = {answer.canonical for answer in found if answer.authentic}
+        if not bases and all(answer.canonical == name for answer in found):
+            return None
+        if not bases and not (await self._answered(host, "CNAME")).authentic:
+            return None
+        for base in (*sorted(bases - {name}), name):
+            asked = f"_{port}._tcp.{base}"
+            answer = await self._answered(asked, "TLSA")
+            if answer.failed:
+                raise DnsFailure(asked)
+            if answer.authentic and answer.records:
+                return TlsaAnswer(base, answer.records)
+        return None
+
     async def _records(self, name: str, kind: str) -> tuple[str, ...]:
+        return _given_by(await self._answered(name, kind), name)
+
+    async def _answered(self, name: str, kind: str) -> _Answer:
         key = (name.rstrip(".").lower(), kind)
         answer = self._cache.get(key)
         if answer is None or answer.expires_at <= self._clock.monotonic():
@@ -126,11 +170,7 @@ class DnsResolver:
                 asking.add_done_callback(lambda _: self._asking.pop(key, None))
             # Shielded: that one of those who wait gives up is nothing to the others.
             answer = await asyncio.shield(asking)
-        if answer.missing:
-            raise NoSuchDomain(name)
-        if answer.failed:
-            raise DnsFailure(name)
-        return answer.records
+        return answer
 
     async def _ask(self, key: tuple[str, str]) -> _Answer:
         answer = await self._query(await self._ready_stub(), *key)
@@ -156,12 +196,14 @@ class DnsResolver:
         if found.rrset is None:
             return self._answer(ttl_s, most_s=NEGATIVE_S_MAX)
         records = tuple([_text(kind, record) for record in list(found.rrset)[:RECORDS_MAX]])
-        return self._answer(ttl_s, most_s=TTL_S_MAX, records=records)
+        authentic = self._trusted is True and bool(found.response.flags & dns.flags.AD)
+        canonical = found.canonical_name.to_text(omit_final_dot=True).lower()
+        return _Answer(
+            self._clock.monotonic() + min(ttl_s, TTL_S_MAX), records, authentic=authentic, canonical=canonical
+        )
 
-    def _answer(
-        self, ttl_s: float, *, most_s: float, records: tuple[str, ...] = (), missing: bool = False, failed: bool = False
-    ) -> _Answer:
-        return _Answer(self._clock.monotonic() + min(ttl_s, most_s), records, missing, failed)
+    def _answer(self, ttl_s: float, *, most_s: float, missing: bool = False, failed: bool = False) -> _Answer:
+        return _Answer(self._clock.monotonic() + min(ttl_s, most_s), (), missing, failed)
 
     async def _ready_stub(self) -> Stub:
         if self._stub is None:
@@ -175,7 +217,10 @@ class DnsResolver:
         stub: Stub = dns.asyncresolver.Resolver(configure=not self._servers)
         if self._servers:
             stub.nameservers = [dns.nameserver.Do53Nameserver(server.address, server.port) for server in self._servers]
+        if self._trusted is None:
+            self._trusted = all(_is_loopback(server) for server in stub.nameservers)
         stub.use_edns(0, 0, EDNS_OCTETS)
+        stub.flags = dns.flags.RD | (dns.flags.AD if self._trusted else 0)
         stub.cache = None
         return stub
 
@@ -184,6 +229,7 @@ def _dns() -> Any:
     """dnspython, imported at last."""
     import dns.asyncresolver  # noqa: PLC0415  # slow, and not needed by everybody
     import dns.exception  # noqa: PLC0415
+    import dns.flags  # noqa: PLC0415
     import dns.name  # noqa: PLC0415
     import dns.nameserver  # noqa: PLC0415
     import dns.resolver  # noqa: PLC0415
@@ -197,7 +243,20 @@ def _text(kind: str, record: Any) -> str:
         return f"{record.preference} {record.exchange.to_text(omit_final_dot=True).lower().removesuffix('.')}"
     if kind == "TXT":
         return b"".join(record.strings).decode("utf-8", "replace")
+    if kind == "TLSA":
+        return f"{record.usage} {record.selector} {record.mtype} {record.cert.hex()}"
+    if kind == "CNAME":
+        return str(record.target.to_text(omit_final_dot=True)).lower()
     return str(record.address)
+
+
+def _is_local(host: str) -> bool:
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _is_loopback(server: Any) -> bool:
+    address = server if isinstance(server, str) else server.address
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _literal(host: str) -> str:
@@ -213,6 +272,14 @@ async def _caught(asked: Awaitable[_T]) -> _T | NoSuchDomain | DnsFailure:
         return await asked
     except (NoSuchDomain, DnsFailure) as none:
         return none
+
+
+def _given_by(answer: _Answer, name: str) -> tuple[str, ...]:
+    if answer.missing:
+        raise NoSuchDomain(name)
+    if answer.failed:
+        raise DnsFailure(name)
+    return answer.records
 
 
 def _given(answer: tuple[str, ...] | NoSuchDomain | DnsFailure) -> tuple[str, ...]:

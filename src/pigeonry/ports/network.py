@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from asyncio import Transport
     from collections.abc import Callable, Sequence
 
-__all__ = ["Dialer", "DnsFailure", "MailExchanger", "NoSuchDomain", "Resolver", "SourceGone", "TlsPeer"]
+__all__ = ["Dialer", "DnsFailure", "MailExchanger", "NoSuchDomain", "Resolver", "SourceGone", "TlsPeer", "TlsaAnswer"]
 
 
 class DnsFailure(Exception):
@@ -23,10 +23,26 @@ class NoSuchDomain(Exception):
 
 
 class MailExchanger(msgspec.Struct, frozen=True):
-    """One MX record; ``host`` is empty in a null MX (RFC 7505)."""
+    """One MX record; ``host`` is empty in a null MX (RFC 7505).
+
+    Args:
+        authentic: Whether DNSSEC vouches for the records, and whoever says so is trusted.
+    """
 
     preference: int
     host: str
+    authentic: bool = False
+
+
+class TlsaAnswer(msgspec.Struct, frozen=True):
+    """TLSA records that DNSSEC vouches for, as text.
+
+    Args:
+        base: The name that they stand below, which is also what the server is asked for and may be named as.
+    """
+
+    base: str
+    records: tuple[str, ...]
 
 
 class Resolver(Protocol):
@@ -62,13 +78,36 @@ class Resolver(Protocol):
         """
         ...
 
+    async def tlsa(self, host: str, port: int) -> TlsaAnswer | None:
+        """The TLSA records of a host's port by RFC 7672 section 2.2; None when there are none that are authentic.
+
+        That is so when the host's addresses are not authentic themselves, or when the resolver is not trusted.
+
+        Raises:
+            DnsFailure: It could not be found out, or what there is is forged: the host is not to be connected to.
+        """
+        ...
+
 
 class TlsPeer(msgspec.Struct, frozen=True):
-    """What STARTTLS led to."""
+    """What STARTTLS led to.
+
+    Args:
+        verified: Whether the certificate is the host's by an authority that we trust.
+        dane: Whether it is by the host's TLSA records.
+        chain: The certificates that were shown, the host's own first, in DER; where that was asked for.
+    """
 
     version: str
     cipher: str
     verified: bool
+    dane: bool = False
+    chain: tuple[bytes, ...] = ()
+
+    @property
+    def authentic(self) -> bool:
+        """Whether the peer is known to be the host."""
+        return self.verified or self.dane
 
 
 class SourceGone(OSError):
@@ -100,12 +139,20 @@ class Dialer(Protocol):
         ...
 
     async def start_tls(
-        self, transport: Transport, protocol: StreamProtocol, *, server_name: str, verify: bool, timeout_s: float
+        self,
+        transport: Transport,
+        protocol: StreamProtocol,
+        *,
+        server_name: str,
+        verify: bool,
+        timeout_s: float,
+        keep_chain: bool = False,
     ) -> tuple[Transport, TlsPeer]:
         """Encrypt a connection; returns the transport to write to from now on.
 
         Args:
             verify: Whether the certificate must match ``server_name``; when not, ``TlsPeer.verified`` still says.
+            keep_chain: Whether ``TlsPeer.chain`` is wanted; it may be empty all the same, where it cannot be had.
 
         Raises:
             OSError: The handshake failed (``ssl.SSLError`` is one); the connection is of no use any more.

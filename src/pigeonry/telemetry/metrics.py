@@ -58,6 +58,13 @@ CATALOGUE: Final = (
     Described("pigeonry_content_octets", "gauge", "Octets of messages kept in memory for their first attempt."),
     Described("pigeonry_delivery_connections", "gauge", "Outgoing connections, standing or being opened."),
     Described(
+        "pigeonry_tls_broken_hosts",
+        "gauge",
+        "Receiving hosts whose broken TLS is remembered: mail goes to them with any certificate (certificate), or in "
+        "clear (handshake), unless more is demanded.",
+        ("broken",),
+    ),
+    Described(
         "pigeonry_quota_units",
         "gauge",
         "Units of limits that hold over all workers, such as connections to a site: held by this worker, and used.",

@@ -307,6 +307,7 @@ class FakeDialer:
         server_name: str,  # noqa: ARG002  # every certificate here is for every name
         verify: bool,  # noqa: ARG002  # and is always good
         timeout_s: float,  # noqa: ARG002  # a handshake is quick or fails
+        keep_chain: bool = False,  # noqa: ARG002  # there are no certificates
     ) -> tuple[asyncio.Transport, TlsPeer]:
         """Pretend to encrypt."""
         await asyncio.sleep(self._dice.between(*LATENCY_S))  # noqa: TID251
@@ -370,6 +371,9 @@ class FakeResolver:
         """No name here has text."""
         await self._ask()
         raise NoSuchDomain(name)
+
+    async def tlsa(self, host: str, port: int) -> None:
+        """No name here is signed."""
 
     async def _ask(self) -> None:
         await asyncio.sleep(self._dice.between(*LATENCY_S))  # noqa: TID251

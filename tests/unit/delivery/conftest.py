@@ -16,13 +16,14 @@ from pigeonry.delivery.dispatcher import Dispatcher
 from pigeonry.delivery.egress import Egress
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opener
+from pigeonry.delivery.policies import NO_POLICIES, Policies
 from pigeonry.delivery.reach import everywhere
 from pigeonry.delivery.routing import MxRouter, Router
 from pigeonry.domain.event import EventMessage, MessageHeaders
 from pigeonry.domain.message import DotSent, Message, MessageKey, Pending, RecipientView, Settle
 from pigeonry.domain.message import RecipientState as State
 from pigeonry.domain.outcome import Outcome
-from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain, TlsPeer
+from pigeonry.ports.network import DnsFailure, MailExchanger, NoSuchDomain, TlsaAnswer, TlsPeer
 from pigeonry.queue.ready import ReadyQueues
 from pigeonry.quota.shares import Share
 from pigeonry.testing.clock import VirtualClock
@@ -43,6 +44,7 @@ class Script(msgspec.Struct):
     refuse: bool = False
     handshakes: list[bool | str] = []  # for each TLS handshake: whether it works, "unverified" for a bad certificate
     messages_max: int = 10_000  # then the connection is closed after the reply
+    chain: tuple[bytes, ...] = ()
 
 
 CUT = b"CUT"
@@ -62,6 +64,7 @@ class Server(asyncio.Protocol):
         self.tls = False
         self.lost = False
         self.peer = ""
+        self.asked_for = ""
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,10 +138,18 @@ class Dialer(FakeDialer):
     """Whose TLS handshakes go as the script of the address says."""
 
     async def start_tls(
-        self, transport: Any, protocol: Any, *, server_name: str, verify: bool, timeout_s: float
+        self,
+        transport: Any,
+        protocol: Any,
+        *,
+        server_name: str,
+        verify: bool,
+        timeout_s: float,
+        keep_chain: bool = False,
     ) -> tuple[asyncio.Transport, TlsPeer]:
         await asyncio.sleep(0.01)
         server = transport.peer.get_protocol()
+        server.asked_for = server_name
         how = server.script.handshakes.pop(0) if server.script.handshakes else True
         if how == "unverified" and verify:
             transport.reset()
@@ -147,7 +158,7 @@ class Dialer(FakeDialer):
             transport.reset()
             raise ssl.SSLError("no")
         server.tls = True
-        return transport, TlsPeer("TLSv1.3", "X", verify)
+        return transport, TlsPeer("TLSv1.3", "X", verify, chain=server.script.chain if keep_chain else ())
 
 
 class Names:
@@ -157,6 +168,7 @@ class Names:
         self.exchangers: dict[str, tuple[MailExchanger, ...] | type[Exception]] = {}
         self.hosts: dict[str, tuple[str, ...] | type[Exception]] = {}
         self.asked: list[str] = []
+        self.tlsas: dict[str, TlsaAnswer | type[DnsFailure]] = {}
 
     async def mx(self, domain: str) -> tuple[MailExchanger, ...]:
         self.asked.append(domain)
@@ -167,6 +179,12 @@ class Names:
 
     async def txt(self, name: str) -> tuple[str, ...]:
         raise NoSuchDomain(name)
+
+    async def tlsa(self, host: str, port: int) -> TlsaAnswer | None:
+        found = self.tlsas.get(host)
+        if isinstance(found, type):
+            raise found(host)
+        return found
 
     async def _found(self, table: dict[str, Any], name: str) -> Any:
         await asyncio.sleep(0.01)
@@ -242,6 +260,7 @@ class Stage:
         self.egress: Egress | None = None
         self.elsewhere: dict[str, Dialer] = {}
         """What connects by way of another node."""
+        self.policies: Policies = NO_POLICIES
 
     # the network's side
 
@@ -384,6 +403,7 @@ class Stage:
             limits=DeliveryLimits(**limits),
             shares=shares,
             egress=self.egress,
+            policies=self.policies,
         )
 
     def deliver(self, *pendings: Pending, seconds: float = 30.0, **limits: Any) -> None:

@@ -173,6 +173,14 @@ def test_domain_settings_stand_in_for_options_not_given(stage):
     assert isinstance(stage.outcomes[2], Delivered)
 
 
+def test_a_certificate_that_is_remembered_as_bad_is_looked_at_again_when_it_must_verify(stage):
+    stage.site(offers=TLS, handshakes=["unverified", "unverified", "unverified"])
+    stage.deliver(stage.pending(), stage.pending(options=Options(require_tls=True)), connections_per_path=1)
+    assert isinstance(stage.outcomes[1], Delivered)
+    assert isinstance(stage.outcomes[2], Deferred)
+    assert len(stage.arrived) == 1
+
+
 def test_connection_in_clear_is_not_reused_for_a_message_that_requires_tls(stage):
     stage.site(offers=TLS, handshakes=[False])
     stage.deliver(

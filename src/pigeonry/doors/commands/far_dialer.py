@@ -93,11 +93,17 @@ class FarDialer:
         server_name: str,
         verify: bool,
         timeout_s: float,
+        keep_chain: bool = False,
     ) -> tuple[asyncio.Transport, TlsPeer]:
         """Encrypt from here to the receiver. See the port."""
         assert isinstance(transport, _Relayed), "it was made here"
         return await self._near.start_tls(
-            transport.inner, protocol, server_name=server_name, verify=verify, timeout_s=timeout_s
+            transport.inner,
+            protocol,
+            server_name=server_name,
+            verify=verify,
+            timeout_s=timeout_s,
+            keep_chain=keep_chain,
         )
 
 

@@ -90,6 +90,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     eight_bit_mime: bool = False
     smtputf8: bool = False
     dsn: bool = False
+    require_tls: bool = False
     size: bool = False
     size_octets_max: int = 0
 
@@ -183,6 +184,7 @@ def parse_capabilities(text: str) -> Capabilities:
         eight_bit_mime="8BITMIME" in keywords,
         smtputf8="SMTPUTF8" in keywords,
         dsn="DSN" in keywords,
+        require_tls="REQUIRETLS" in keywords,
         size="SIZE" in keywords,
         size_octets_max=int(limit) if limit.isascii() and limit.isdecimal() and len(limit) <= 20 else 0,
     )

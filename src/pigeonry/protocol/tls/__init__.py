@@ -1,0 +1,1 @@
+"""What domains publish about TLS to their mail hosts: TLSA records, MTA-STS policies, reports."""
