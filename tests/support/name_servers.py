@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dns.dnssec
 import dns.message
+import dns.name
 import dns.query
+import dns.rdataset
 import dns.rdatatype
+import dns.zone
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from support.process import Daemon, free_port, need, until
 
@@ -43,7 +48,8 @@ server:
     use-syslog: no
     do-daemonize: no
     do-not-query-localhost: no
-    module-config: "iterator"
+    module-config: "{modules}"
+{anchor}
     local-zone: "test." nodefault
     access-control: 127.0.0.0/8 allow
 remote-control:
@@ -85,14 +91,29 @@ class NameServers:
 
 
 @contextmanager
-def name_servers(folder: Path, records: str) -> Iterator[NameServers]:
-    """Serve the records, lines of a zone file relative to ``test.``, until the block ends."""
+def name_servers(folder: Path, records: str, *, signed: bool = False, forged: str = "") -> Iterator[NameServers]:
+    """Serve the records, lines of a zone file relative to ``test.``, until the block ends.
+
+    Args:
+        signed: Whether the zone has DNSSEC, and unbound validates it.
+        forged: A record, as ``records`` have it, that is served in a signed zone as if it were its own: all of that name
+            and type beside it go, and their signature stays.
+    """
     need("nsd", "unbound")
     folder.mkdir(parents=True, exist_ok=True)
     authority, port = free_port(kind=socket.SOCK_DGRAM), free_port(kind=socket.SOCK_DGRAM)
-    (folder / "test.zone").write_text(_ZONE + records)
+    zone, anchor = _signed(_ZONE + records, forged) if signed else (_ZONE + records, "")
+    (folder / "test.zone").write_text(zone)
     (folder / "nsd.conf").write_text(_NSD.format(port=authority, folder=folder))
-    (folder / "unbound.conf").write_text(_UNBOUND.format(port=port, authority=authority, folder=folder))
+    (folder / "unbound.conf").write_text(
+        _UNBOUND.format(
+            port=port,
+            authority=authority,
+            folder=folder,
+            modules="validator iterator" if signed else "iterator",
+            anchor=f'    trust-anchor: "{anchor}"' if anchor else "",
+        )
+    )
     nsd = Daemon(["/usr/sbin/nsd", "-d", "-c", str(folder / "nsd.conf")], folder / "nsd.out")
     unbound = Daemon(["/usr/sbin/unbound", "-d", "-c", str(folder / "unbound.conf")], folder / "unbound.out")
     servers = NameServers(port)
@@ -102,6 +123,21 @@ def name_servers(folder: Path, records: str) -> Iterator[NameServers]:
     finally:
         unbound.stop()
         nsd.stop()
+
+
+def _signed(text: str, forged: str) -> tuple[str, str]:
+    """The zone with its signatures, and the DS record by which it is trusted."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = dns.dnssec.make_dnskey(key.public_key(), dns.dnssec.Algorithm.ECDSAP256SHA256, flags=257)
+    zone = dns.zone.from_text(text, relativize=False)
+    dns.dnssec.sign_zone(zone, keys=[(key, public)], lifetime=86_400)
+    if forged:
+        for name, ttl, record in dns.zone.from_text(_ZONE + forged, relativize=False).iterate_rdatas():
+            if record.rdtype not in (dns.rdatatype.SOA, dns.rdatatype.NS) and name != dns.name.from_text("ns.test"):
+                zone.replace_rdataset(name, dns.rdataset.from_rdata(ttl, record))
+    return zone.to_text(relativize=False), f"test. {dns.dnssec.make_ds('test.', public, 'SHA256').to_text()}".replace(
+        "test. ", "test. DS ", 1
+    )
 
 
 def _answers(servers: NameServers) -> bool:
