@@ -20,7 +20,8 @@ _TRUSTED: Final = {"loopback": None, "always": True, "never": False}
 def resolver_of(settings: Settings, clock: Clock) -> DnsResolver:
     """What asks the name servers of ``[dns]``, or the system's where it names none."""
     servers = [_name_server(text) for text in settings.dns.nameservers]
-    return DnsResolver(clock=clock, servers=servers, answer_s=settings.dns.timeout_s)
+    trusted = _TRUSTED[settings.dns.trusted]
+    return DnsResolver(clock=clock, servers=servers, answer_s=settings.dns.timeout_s, trusted=trusted)
 
 
 def _name_server(text: str) -> DnsServer:
