@@ -44,6 +44,7 @@ bench: $(STAMPS)/installed parts ## Measure the relay, the API, a batch, a recov
 	$(BIN)/python bench/cluster_cost.py
 	$(BIN)/python bench/takeover.py
 	$(BIN)/python bench/duplicates.py
+	$(BIN)/python bench/fencing.py
 
 drills: $(STAMPS)/installed parts ## The full drills; figures and timelines go to docs/drills, to be committed
 	@mkdir -p docs/drills
