@@ -95,3 +95,18 @@ async def test_a_crash_loses_nothing_acknowledged_and_flags_what_may_have_left(c
     view = await second.recipient(waiting[1])
     assert view is not None
     assert view.state is RecipientState.DELIVERED
+
+
+async def test_who_leaves_hands_its_queue_over_while_it_still_accepts(cluster: CassandraMachine) -> None:
+    leaving = await cluster.open()
+    for number in range(5):
+        await leaving.commit(accept(cluster, leaving, f"r{number}@y.test"), deadline=soon(cluster))
+    other = await cluster.open()
+    cluster.leave(leaving)
+    while len(other.owned()) < 15 or await due(leaving):  # noqa: ASYNC110  # nobody tells
+        await asyncio.sleep(0.01)
+    assert len(await due(other)) == 5
+    await leaving.commit(accept(cluster, leaving, "last@y.test"), deadline=soon(cluster))
+    assert len(leaving.owned()) == 1
+    await cluster.close(leaving)
+    assert len(await due(other)) == 6

@@ -276,6 +276,10 @@ class CassandraMachine:
         await self._end(store)
         await self.level()
 
+    def leave(self, store: Store) -> None:
+        """It is told that its node goes out of service."""
+        self._members[store].drain()
+
     async def crash(self, store: Store) -> None:
         assert isinstance(store, CassandraStore)
         task, session = self._running.pop(store)

@@ -13,6 +13,7 @@ from pigeonry.app.control import (
     SILENCE_S_MAX,
     START_S_MAX,
     Beat,
+    Bye,
     Channel,
     Drain,
     FromSupervisor,
@@ -21,12 +22,13 @@ from pigeonry.app.control import (
     Heard,
     LastWords,
     Prepared,
+    Quiet,
     Ready,
     Start,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pigeonry.app.settings import Settings
     from pigeonry.ports.environment import Clock
@@ -103,6 +105,10 @@ class Child:
         self.noted = asyncio.Event()
         self.draining = False
         self.successor: Child | None = None
+        self.quiet = False
+        """Whether it sends nothing any more."""
+        self.is_last: Callable[[], bool] = _no
+        """Whether it is the last one of a node that leaves, now that it is quiet."""
 
     @classmethod
     async def spawn(cls, plan: Plan, *, generation: int, clock: Clock) -> Child:
@@ -161,6 +167,9 @@ class Child:
                     await self._pass_on()
                 elif isinstance(message, Heard):
                     self.noted.set()
+                elif isinstance(message, Quiet):
+                    self.quiet = True
+                    self._channel.send(Bye(self.is_last()))
             await self._process.wait()
         finally:
             self._channel.close()
@@ -191,3 +200,7 @@ class Child:
         """End it at once. What it acknowledged is durable, so nothing is lost by it."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+
+
+def _no() -> bool:
+    return False

@@ -200,6 +200,7 @@ async def clustered(
         ),
         quota=CassandraQuota(leases, keyspace=section.lease_keyspace, clock=BootClock(), ids=ids),
         ownership=CassandraOwnership(membership, store.shares, clock=clock, fresh_s=OWNERS_S),
+        leave=membership.drain,
         last=(session.close, leases.close),
     )
 

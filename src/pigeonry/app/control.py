@@ -22,6 +22,7 @@ __all__ = [
     "SILENCE_S_MAX",
     "START_S_MAX",
     "Beat",
+    "Bye",
     "Certificates",
     "Channel",
     "Drain",
@@ -31,7 +32,9 @@ __all__ = [
     "Handed",
     "Heard",
     "LastWords",
+    "Leaving",
     "Prepared",
+    "Quiet",
     "Ready",
     "Start",
 ]
@@ -74,6 +77,10 @@ class Go(msgspec.Struct, frozen=True, tag="go"):
     last_words: bytes = b""
 
 
+class Leaving(msgspec.Struct, frozen=True, tag="leaving"):
+    """The node goes out of service: hand over what others can have already. The doors stay open until ``Drain``."""
+
+
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Accept nothing more, finish what is under way, end."""
 
@@ -113,8 +120,18 @@ class Heard(msgspec.Struct, frozen=True, tag="heard"):
     """The last words are with those who must know them. Either way."""
 
 
-FromSupervisor = Start | Go | Drain | Certificates | LastWords | Heard
-FromWorker = Prepared | Ready | Beat | LastWords | Heard
+class Quiet(msgspec.Struct, frozen=True, tag="quiet"):
+    """From a worker that sends nothing any more and owns nothing. It waits for ``Bye``."""
+
+
+class Bye(msgspec.Struct, frozen=True, tag="bye"):
+    """The worker may end. ``last``: of a node that leaves, so that what belongs to the node is given back as well."""
+
+    last: bool
+
+
+FromSupervisor = Start | Go | Leaving | Drain | Certificates | LastWords | Heard | Bye
+FromWorker = Prepared | Ready | Beat | LastWords | Heard | Quiet
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _TO_WORKER: Final = msgspec.msgpack.Decoder(FromSupervisor)

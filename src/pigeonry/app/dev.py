@@ -155,6 +155,7 @@ class DevRun:
                     helper.cancel()
         finally:
             await node.close()
+            await node.end(last=True)
 
     async def _end(self, node: Node) -> None:
         await self._stop.wait()

@@ -78,6 +78,7 @@ class Engine(msgspec.Struct, frozen=True):
     """The parts.
 
     Args:
+        leave: Tells the others that this worker goes out of service, so that they take over what it has.
         last: Awaited in order at the end, after the store was closed.
     """
 
@@ -87,6 +88,7 @@ class Engine(msgspec.Struct, frozen=True):
     coordinator: Coordinator
     quota: Quota
     ownership: Ownership
+    leave: Callable[[], None]
     last: Sequence[Callable[[], Awaitable[None]]]
 
 

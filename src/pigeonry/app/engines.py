@@ -133,8 +133,13 @@ def embedded(
         coordinator=coordinator,
         quota=quota,
         ownership=EvenOwnership(who.members, shards=lambda: store.shard_count),
+        leave=_nobody_else,
         last=(identity.close, directory.close, coordinator.close, quota.close),
     )
+
+
+def _nobody_else() -> None:
+    """No other node can take anything over."""
 
 
 def node_disk(data: str) -> Disk:

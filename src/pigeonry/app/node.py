@@ -1,8 +1,9 @@
 """One worker's parts at work: taken over, served, drained, given back.
 
 The order is what matters here. A node first owns its shards and knows keys, logins and domains; only then do its
-doors open. When it drains the doors close first, then deliveries end, then what waits for the disk is written, and
-last the shards are given back. A store whose sync failed is believed no more: the node ends at once.
+doors open. When it leaves it hands over what it can while its doors are open. When it drains the doors close first,
+then deliveries end, then what waits for the disk is written, and last the shards are given back. A store whose sync
+failed is believed no more: the node ends at once.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Parts(msgspec.Struct):
     Args:
         first: Awaited in order once the shards are owned: opens files, learns keys and domains.
         running: Components with work of their own; each runs until cancelled.
+        leaving: Called when the node goes out of service, while its doors are still open; twice comes to once.
+        idle: Awaited once nothing is sent any more, while the store is closed.
+        of_node: Awaited in order by the last worker of a node that leaves: gives back what all its workers shared.
         last: Awaited in order at the end, after the store was closed.
         reload_certificates: Each loads the files of one certificate again.
     """
@@ -55,6 +59,9 @@ class Parts(msgspec.Struct):
     commanding: Commanding
     first: Sequence[Callable[[], Awaitable[Any]]]
     running: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+    leaving: Sequence[Callable[[], None]]
+    idle: Sequence[Callable[[], Awaitable[Any]]]
+    of_node: Sequence[Callable[[], Awaitable[Any]]]
     last: Sequence[Callable[[], Awaitable[Any]]]
     reload_certificates: Sequence[Callable[[], None]]
 
@@ -113,6 +120,11 @@ class Node:
             for task in reversed(beside):
                 task.cancel()
 
+    def leave(self) -> None:
+        """Hand over to others what can be had elsewhere already, from now on."""
+        for step in self._parts.leaving:
+            step()
+
     async def drain(self) -> None:
         """Close the doors, finish what is under way; ``serve`` returns when it is done."""
         if not await self._parts.doors.drain(self._drain_s):
@@ -142,9 +154,16 @@ class Node:
                 self.log.warning("certificates_refused", reason=str(error))
 
     async def close(self) -> None:
-        """Write what waits, give the shards back, close every file."""
-        await self._parts.store.close()
-        for step in self._parts.last:
+        """Write what waits, give the shards back, and all that this worker alone held. It sends nothing any more."""
+        await asyncio.gather(*(step() for step in self._parts.idle), self._parts.store.close())
+
+    async def end(self, *, last: bool) -> None:
+        """Close every file; it is closed already.
+
+        Args:
+            last: No other worker of the node uses anything any more.
+        """
+        for step in (*(self._parts.of_node if last else ()), *self._parts.last):
             await step()
 
     async def page(self) -> bytes:

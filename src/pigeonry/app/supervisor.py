@@ -2,11 +2,11 @@
 
 It opens no store and reads no mail. A worker that ends is started again with growing pauses; one whose loop says
 nothing for five seconds is killed. SIGTERM and the command ``node.drain`` let it end in order: first it only says that
-it is not ready, for ``node.drain_grace_s``, so that balancers turn away while all is still taken; then it drains. A
-second signal ends at once. SIGHUP reads the configuration again:
-when only the certificate's files changed the workers load them; when a setting changed, each slot gets a successor
-that serves on the same sockets, accepting into a shard of its own, before the old worker drains. The rest of the
-slot's shards follow as the old one lets them go.
+it is not ready, for ``node.drain_grace_s``, so that balancers turn away while all is still taken and the workers hand
+over what others can have; then it drains, and the last worker gives back what belongs to the node. A second signal ends
+at once. SIGHUP reads the configuration again: when only the certificate's files changed the workers load them; when a
+setting changed, each slot gets a successor that serves on the same sockets, accepting into a shard of its own, before
+the old worker drains. The rest of the slot's shards follow as the old one lets them go.
 
 The sockets are the supervisor's, so connections wait in their backlog while a dead worker is replaced.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pigeonry.app import exits
 from pigeonry.app.child import Child, Plan
 from pigeonry.app.config import ConfigInvalid, worker_count
-from pigeonry.app.control import Certificates, Drain
+from pigeonry.app.control import Certificates, Drain, Leaving
 from pigeonry.app.sockets import AddressTaken, Listener, bind, bind_command_socket, listeners_of
 from pigeonry.telemetry.log import configure
 
@@ -157,6 +158,8 @@ class Supervisor:
         self._leaving.set()
         self._log.info("leaving", told_by=told_by, grace_s=self._grace_s)
         self._notifier.stopping()
+        for child in self._children:
+            child.send(Leaving())
 
     async def _leave(self) -> None:
         """Close no door before balancers had their time to notice that this node is not ready."""
@@ -242,10 +245,14 @@ class Supervisor:
         except OSError as error:
             self._log.error("worker_not_started", slot=slot, reason=str(error))
             return None
+        child.is_last = functools.partial(self._is_last, child)
         self._children.add(child)
         self._group.create_task(self._attend(child))
         self._log.info("worker_started", slot=slot, pid=child.pid, generation=generation)
         return child
+
+    def _is_last(self, child: Child) -> bool:
+        return self._leaving.is_set() and all(other.quiet for other in self._children if other is not child)
 
     async def _attend(self, child: Child) -> None:
         try:

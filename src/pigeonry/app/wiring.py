@@ -189,12 +189,10 @@ class Wiring:
                 self._shares.run,
                 self._smtp.run,
             ),
-            last=(
-                self._commanding.close,
-                self._index.close,
-                self._shares.close,
-                *self._engine.last,
-            ),
+            leaving=(self._engine.leave,),
+            idle=(self._shares.close,),
+            of_node=(self._addresses.give_back,),
+            last=(self._commanding.close, self._index.close, *self._engine.last),
             reload_certificates=(_reloader(self._settings, self._context), self._commanding.reload),
         )
         return Node(parts, drain_s=self._settings.node.drain_s, log=self._log)

@@ -21,13 +21,16 @@ from pigeonry.app import exits
 from pigeonry.app.control import (
     BEAT_S,
     Beat,
+    Bye,
     Certificates,
     Channel,
     Drain,
     Go,
     Heard,
     LastWords,
+    Leaving,
     Prepared,
+    Quiet,
     Ready,
     Start,
 )
@@ -113,6 +116,8 @@ class _Worker:
         self._clock = clock
         self._heard = asyncio.Event()
         self._told_to_drain = asyncio.Event()
+        self._told_bye = asyncio.Event()
+        self._is_last = False
 
     async def run(self) -> int:
         """From ``Prepared`` to the end; the exit status."""
@@ -158,6 +163,7 @@ class _Worker:
 
     async def _drain(self) -> None:
         await self._told_to_drain.wait()
+        self._node.leave()
         await self._node.drain()
 
     async def _leave(self) -> None:
@@ -168,6 +174,10 @@ class _Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._heard.wait(), HEARD_S)
         await self._node.close()
+        self._channel.send(Quiet())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._told_bye.wait(), HEARD_S)
+        await self._node.end(last=self._is_last)
 
     async def _listen(self) -> None:
         """Act on what the supervisor says."""
@@ -177,6 +187,11 @@ class _Worker:
                 os._exit(exits.FAILED)  # the supervisor is gone: an orphan acknowledges nothing more
             if isinstance(told, Drain):
                 self._told_to_drain.set()
+            elif isinstance(told, Leaving):
+                self._node.leave()
+            elif isinstance(told, Bye):
+                self._is_last = told.last
+                self._told_bye.set()
             elif isinstance(told, Heard):
                 self._heard.set()
             elif isinstance(told, LastWords):

@@ -90,6 +90,7 @@ class Ownership:
         self._log = log
         self._terms = terms or LeaseTerms()
         self._states: dict[Outlet, State] = dict.fromkeys(self._outlets, "absent")
+        self._leases: dict[Outlet, Lease] = {}
 
     def states(self) -> Iterable[tuple[str, State]]:
         """The sources by id, and how this node stands with each."""
@@ -104,6 +105,14 @@ class Ownership:
                 self._changed()
                 await self._clock.sleep(LOOK_S)
 
+    async def give_back(self) -> None:
+        """Let other nodes have the leases at once; ``run`` has ended, and no worker of the node sends any more."""
+        leases = list(self._leases.values())
+        self._leases.clear()
+        for outlet in self._outlets:
+            outlet.until = -math.inf
+        await asyncio.gather(*map(self._give_back, leases))
+
     async def _keep(self, outlet: Outlet) -> None:
         """Keep one lease for as long as the address is there."""
         lease: Lease | None = None
@@ -115,10 +124,13 @@ class Ownership:
                 outlet.until = -math.inf
                 self._stands(outlet, "absent")
                 if lease is not None:
+                    del self._leases[outlet]
                     await self._give_back(lease)
                 lease, ask_at = None, -math.inf
             elif now >= ask_at or (lease is not None and outlet.until == -math.inf):
                 lease, answered = await self._ask(outlet, lease)
+                if lease is not None:
+                    self._leases[outlet] = lease
                 refused = 0 if lease is not None or not answered else refused + 1
                 if refused == 1:  # perhaps other workers of this node asked at the same moment
                     ask_at = now + LOOK_S

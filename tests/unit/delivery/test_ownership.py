@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
 import pytest
 import structlog
@@ -30,7 +30,9 @@ class Shaky(MemoryCoordinator):
     races = False
     asked = 0
 
-    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+    async def acquire(
+        self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
+    ) -> Lease | None:
         if self.hangs:
             await asyncio.Event().wait()
         if self.fails:
@@ -38,7 +40,7 @@ class Shaky(MemoryCoordinator):
         self.asked += 1
         if self.races and self.asked % 2:
             return None
-        return await super().acquire(name, owner=owner, ttl_s=ttl_s)
+        return await super().acquire(name, owner=owner, ttl_s=ttl_s, ended=ended)
 
 
 class Machine:
@@ -248,3 +250,20 @@ def test_a_race_among_the_workers_of_a_node_takes_no_address_from_them(stage: St
     with capture_logs() as logs:
         stage.play(act)
     assert [log["event"] for log in logs] == ["egress_source_owned"]
+
+
+def test_what_a_node_that_left_gave_back_is_another_nodes_at_once(stage: Stage) -> None:
+    one, two = Machine(stage, "one"), Machine(stage, "two")
+
+    async def act(tasks: asyncio.TaskGroup) -> None:
+        leaving = stage.start(tasks, one)
+        await stage.clock.sleep(3.0)
+        assert one.may_send
+        leaving.cancel()
+        await one.ownership.give_back()
+        assert not one.may_send
+        stage.start(tasks, two)
+        await stage.clock.sleep(0.1)
+        assert two.may_send
+
+    stage.play(act)

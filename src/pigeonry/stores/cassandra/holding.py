@@ -222,15 +222,26 @@ class Holding:
         return row.owner == self._membership.name and row.epoch == served.shard.epoch
 
     def _surplus(self, wanted: Mapping[str, int]) -> list[int]:
-        """Shards to give away. Before the one that accepts goes another one accepts for a round; the last one stays."""
+        """Shards to give away. Before the one that accepts goes another one accepts for a round; the last one stays.
+
+        When all are to go, it is the one with the least in it that stays.
+        """
         surplus: list[int] = []
         for home, most in wanted.items():
             held = sorted(self._held(home), key=self._accepts)
             surplus += held[: max(0, len(held) - most)]
         if self.accepting in surplus:
             surplus.remove(self.accepting)
-            self.accepting = next((each for each in sorted(self._served) if each not in surplus), self.accepting)
+            stays = [each for each in sorted(self._served) if each not in surplus]
+            lightest = min((self.accepting, *surplus), key=self._weight)
+            if stays == [self.accepting] != [lightest]:
+                surplus.remove(lightest)
+                stays = [lightest]
+            self.accepting = next(iter(stays), self.accepting)
         return surplus
+
+    def _weight(self, number: int) -> int:
+        return len(self._served[number].shard.waiting)
 
     def _accepts(self, number: int) -> bool:
         return number == self.accepting

@@ -179,10 +179,9 @@ class Membership:
             self._renewed.clear()
             await self._renewed.wait()
 
-    async def drain(self) -> None:
-        """Say to the others that this one gives its shards away."""
+    def drain(self) -> None:
+        """Say to the others, with the next renewal, that this one gives its shards away."""
         self._state = "draining"
-        await self.renew()
 
     async def leave(self) -> None:
         """Give the lease back; nothing happens when that cannot be said: it runs out."""
