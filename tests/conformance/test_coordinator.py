@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -80,8 +80,10 @@ class Named:
         self._coordinator = coordinator
         self._prefix = prefix
 
-    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
-        return self._told(await self._coordinator.acquire(self._prefix + name, owner=owner, ttl_s=ttl_s))
+    async def acquire(
+        self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
+    ) -> Lease | None:
+        return self._told(await self._coordinator.acquire(self._prefix + name, owner=owner, ttl_s=ttl_s, ended=ended))
 
     async def renew(self, lease: Lease, *, ttl_s: float) -> Lease | None:
         return self._told(await self._coordinator.renew(self._meant(lease), ttl_s=ttl_s))
@@ -103,6 +105,25 @@ def cassandra_leases(session: Session, clock: Hands, prefix: str, machine: str =
 
 def sqlite(folder: Path, lane, clock: Hands) -> SqliteCoordinator:
     return SqliteCoordinator(str(folder / "coordinator.db"), disk=LocalDisk(str(folder)), lane=lane, clock=clock)
+
+
+async def test_a_lease_whose_owner_has_ended_is_free_and_his_no_more(two: Two):
+    lease = await two[0].acquire("x", owner="a", ttl_s=60)
+    assert lease is not None
+    asked: list[str] = []
+
+    async def ended(owner: str) -> bool:
+        asked.append(owner)
+        return len(asked) > 1
+
+    assert await two[1].acquire("x", owner="b", ttl_s=60, ended=ended) is None
+    taken = await two[1].acquire("x", owner="b", ttl_s=60, ended=ended)
+    assert taken is not None
+    assert taken.epoch > lease.epoch
+    assert asked == ["a", "a"]
+    assert await two[0].renew(lease, ttl_s=60) is None
+    await two[0].release(lease)
+    assert await two[0].acquire("x", owner="c", ttl_s=60) is None
 
 
 async def test_a_held_lease_is_not_given_to_another(two: Two):

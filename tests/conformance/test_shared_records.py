@@ -91,3 +91,18 @@ async def test_what_arrives_late_of_one_attempt_changes_nothing_of_another(
         assert await records.find(SCOPE, now=1e13) == []
     finally:
         await session.close()
+
+
+async def test_a_place_is_over_when_another_owner_has_read_it(cluster: CassandraMachine) -> None:
+    dying, other = await cluster.open(), await cluster.open()
+    place, number = dying.place(), int(dying.place().partition("/")[0])
+    work = accept(cluster, dying, "r@y.test", scope=SCOPE)
+    await dying.commit(work, deadline=soon(cluster))
+    assert not await other.is_over(place)
+    await cluster.crash(dying)
+    async with asyncio.timeout(ENOUGH_S):
+        while not await other.is_over(place):  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.01)
+    assert number in other.owned()
+    assert await other.idempotent(SCOPE) == work.idempotency
+    assert not await other.is_over(other.place())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -261,11 +261,13 @@ class _Unanswering(MemoryCoordinator):
         super().__init__(run.clock, run.board)
         self._run = run
 
-    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+    async def acquire(
+        self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
+    ) -> Lease | None:
         since, until = self._run.plan.egress.unanswered
         if since <= self._run.loop.time() < until:
             raise StoreBusy("It does not answer.")
-        return await super().acquire(name, owner=owner, ttl_s=ttl_s)
+        return await super().acquire(name, owner=owner, ttl_s=ttl_s, ended=ended)
 
 
 class Follower:

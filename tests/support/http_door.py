@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -104,9 +104,13 @@ class MemoryCoordinator:
     def __init__(self) -> None:
         self.held: dict[str, Lease] = {}
 
-    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+    async def acquire(
+        self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
+    ) -> Lease | None:
         if name in self.held:
-            return None
+            if ended is None or not await ended(self.held[name].owner):
+                return None
+            del self.held[name]
         return self.held.setdefault(name, Lease(name, owner, 1, ttl_s))
 
     async def renew(self, lease: Lease, *, ttl_s: float) -> Lease | None:
@@ -125,6 +129,8 @@ class MemoryStore:
         self.rejected: list[Submission] = []
         self.fails: PigeonryError | None = None
         self.shed: str | None = None
+        self.accepts_at = "1/1"
+        self.over: set[str] = set()
 
     async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
         assert deadline > 5.0
@@ -135,6 +141,12 @@ class MemoryStore:
 
     async def reject(self, submission: Submission, *, reason: str, description: str, deadline: float) -> None:
         self.rejected.append(submission)
+
+    def place(self) -> str:
+        return self.accepts_at
+
+    async def is_over(self, place: str) -> bool:
+        return place in self.over
 
     def reason_to_shed(self) -> str | None:
         return self.shed

@@ -257,12 +257,14 @@ class IdempotencyRecord(msgspec.Struct, frozen=True):
         fingerprint: SHA-256 of what the first request asked for.
         response: The octets of the JSON answer.
         expires_at: Seconds since the Unix epoch.
+        place: Where alone its message may be accepted: ``QueueStore.place`` when the key was reserved.
     """
 
     scope: bytes
     fingerprint: bytes
     response: bytes
     expires_at: float
+    place: str = ""
 
 
 class Accept(msgspec.Struct, frozen=True):

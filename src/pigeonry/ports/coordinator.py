@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 __all__ = ["Coordinator", "Lease"]
 
@@ -31,10 +34,15 @@ class Coordinator(Protocol):
     tests/conformance/test_coordinator.py holds every implementation to this.
     """
 
-    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+    async def acquire(
+        self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
+    ) -> Lease | None:
         """Take a lease that is free or expired, with a higher epoch than any before; None when it is held.
 
         The owner that holds it already gets it renewed, with the same epoch.
+
+        Args:
+            ended: Asked of another owner who holds it: whether he has ended for good, so that it is free.
         """
         ...
 

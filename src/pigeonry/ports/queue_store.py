@@ -143,6 +143,21 @@ class QueueStore(Protocol):
         """The unexpired record of that scope, whichever worker of the node committed it."""
         ...
 
+    def place(self) -> str:
+        """A name for where ``allocate`` puts what is accepted now, for as long as its owner has it. Does no I/O.
+
+        Empty where a place has no end that others can know of.
+        """
+        ...
+
+    async def is_over(self, place: str) -> bool:
+        """Whether nothing more will be accepted at a place, and ``idempotent`` finds all that ever was.
+
+        Raises:
+            StoreBusy: It cannot be found out in time.
+        """
+        ...
+
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None. Hot path: no I/O, no await."""
         ...

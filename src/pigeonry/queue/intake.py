@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from pigeonry.domain import event as events
-from pigeonry.domain.errors import BadRequest
+from pigeonry.domain.errors import BadRequest, StoreBusy
 from pigeonry.domain.message import (
     Accept,
     BodyKind,
@@ -112,6 +112,9 @@ class Intake:
             count = len(submission.recipients)
             if not 1 <= count <= RECIPIENTS_MAX:
                 raise BadRequest(f"A message has 1 to {RECIPIENTS_MAX} recipients.")
+            record = submission.idempotency
+            if record is not None and record.place != self._store.place():
+                raise StoreBusy("The part of the queue that this key was reserved for moved.", retry_after_s=1.0)
             key = self._store.allocate(count)
             made.append(self._build(submission, key, now))
             self._scheduler.expect(key)

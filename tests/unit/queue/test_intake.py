@@ -9,7 +9,7 @@ import pytest
 
 from pigeonry.domain.errors import BadRequest, StoreBusy, StoreInDoubt
 from pigeonry.domain.event import Accepted, Failed, decode_event, stamp
-from pigeonry.domain.message import Accept, BodyKind, MessageKey, NewRecipient, Note, Options
+from pigeonry.domain.message import Accept, BodyKind, IdempotencyRecord, MessageKey, NewRecipient, Note, Options
 from pigeonry.queue.commands import Commands
 from pigeonry.queue.event_ids import EventIds
 from pigeonry.queue.intake import RECIPIENTS_LISTED_MAX
@@ -135,6 +135,20 @@ def test_what_could_not_be_committed_goes_nowhere(play, fault) -> None:
         assert not rig.dispatched
         assert not rig.scheduler._expected
         assert rig.content.octets == 0
+
+    play(story)
+
+
+def test_what_a_key_was_reserved_for_goes_nowhere_else(play, monkeypatch) -> None:
+    async def story(rig) -> None:
+        record = IdempotencyRecord(b"s" * 32, b"f" * 32, b"{}", 1e12, "3/7")
+        sent = msgspec.structs.replace(submission("a@x.test"), idempotency=record)
+        monkeypatch.setattr(rig.store, "place", lambda: "3/8", raising=False)  # the owner is another one by now
+        with pytest.raises(StoreBusy):
+            await rig.intake.accept(sent, deadline=rig.deadline())
+        monkeypatch.setattr(rig.store, "place", lambda: "3/7", raising=False)
+        await rig.intake.accept(sent, deadline=rig.deadline())
+        assert len(rig.store.commits) == 1
 
     play(story)
 

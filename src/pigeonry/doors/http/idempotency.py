@@ -6,6 +6,11 @@ either both are there or neither. A request that failed leaves nothing; its key 
 knows whether it was stored its key stays reserved for a while: what was stored is being voided then, and until it is,
 the record could be read and would promise what is not kept (invariant I1).
 
+A door that dies leaves its lease behind. In a cluster that is over as soon as the part of the queue into which the
+door's message would have gone is served by another owner: whatever of it counts is found then, and nothing more can
+come. A message may go nowhere else than there (``IdempotencyRecord.place``), so that a door that was only asleep, and
+has another part by now, stores nothing. Elsewhere the lease's time has to pass.
+
 Standards: draft-ietf-httpapi-idempotency-key-header (409 in flight, 422 other content).
 Trust: the key comes from outside; it is hashed with the sending domain and never stored.
 """
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Idempotency", "Reservation", "fingerprint", "scope_of"]
 
 KEPT_S: Final = 86_400.0  # how long an answer is repeated
-LEASE_S: Final = 60.0  # longer than any request may take, and a void after it; a crashed worker's key is free then
+LEASE_S: Final = 60.0  # longer than any request may take, and a void after it; a crashed worker's key is free by then
 KEY_OCTETS_MAX: Final = 255  # a UUID has 36; several of them together still fit
 
 
@@ -42,15 +47,18 @@ class Reservation:
         record: The earlier answer; None when this is the first request.
     """
 
-    def __init__(self, record: IdempotencyRecord | None, *, scope: bytes, digest: bytes, expires_at: float) -> None:
+    def __init__(
+        self, record: IdempotencyRecord | None, *, scope: bytes, digest: bytes, expires_at: float, place: str
+    ) -> None:
         self.record = record
+        self._place = place
         self._scope = scope
         self._digest = digest
         self._expires_at = expires_at
 
     def remember(self, response: bytes) -> IdempotencyRecord:
         """What to commit beside the message."""
-        return IdempotencyRecord(self._scope, self._digest, response, self._expires_at)
+        return IdempotencyRecord(self._scope, self._digest, response, self._expires_at, self._place)
 
 
 class Idempotency:
@@ -81,8 +89,11 @@ class Idempotency:
             Conflict: A request with this key runs just now.
             Mismatch: A request with this key asked for something else.
         """
-        owner = self._ids.octets(16).hex()
-        lease = await self._coordinator.acquire(f"idem:{scope.hex()}", owner=owner, ttl_s=LEASE_S)
+        place = self._store.place()
+        owner = f"{self._ids.octets(16).hex()}@{place}"
+        lease = await self._coordinator.acquire(
+            f"idem:{scope.hex()}", owner=owner, ttl_s=LEASE_S, ended=self._has_ended
+        )
         if lease is None:
             raise Conflict("A request with this Idempotency-Key is in progress.", retry_after_s=1)
         in_doubt = False
@@ -90,13 +101,18 @@ class Idempotency:
             record = await self._store.idempotent(scope)
             if record is not None and record.fingerprint != digest:
                 raise Mismatch("This Idempotency-Key was used for a request with other content.")
-            yield Reservation(record, scope=scope, digest=digest, expires_at=self._clock.now() + KEPT_S)
+            yield Reservation(record, scope=scope, digest=digest, expires_at=self._clock.now() + KEPT_S, place=place)
         except (StoreInDoubt, asyncio.CancelledError):
             in_doubt = True
             raise
         finally:
             if not in_doubt:
                 await self._coordinator.release(lease)
+
+    async def _has_ended(self, owner: str) -> bool:
+        """Whether who holds a key can store nothing under it any more, and what he stored is known."""
+        place = owner.partition("@")[2]
+        return place != "" and await self._store.is_over(place)
 
 
 def scope_of(account: str, domain: str, key: bytes) -> bytes:

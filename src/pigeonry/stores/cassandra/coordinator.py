@@ -27,6 +27,8 @@ from pigeonry.ports.quota import MARGIN
 from pigeonry.stores.cassandra.session import Consistency
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pigeonry.ports.environment import Clock, IdSource
     from pigeonry.stores.cassandra.session import Session
 
@@ -92,13 +94,17 @@ class CassandraCoordinator:
     async def close(self) -> None:
         """The session is closed by who opened it."""
 
-    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+    async def acquire(
+        self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
+    ) -> Lease | None:
         """Take a lease that is free or over; None when it is held by another."""
         for _ in range(TRIES):
             looked, row = self._clock.monotonic(), await self._row(name)
             held = row is not None and row.owner != "" and not self._over(name, row, looked)
             if row is not None and held and row.owner != owner:
-                return None
+                if ended is None or not await ended(row.owner):
+                    return None
+                held = False
             epoch = row.epoch if row is not None and held else self._epoch(row)
             if await self._change(name, row, self._taken(owner, epoch, ttl_s)):
                 return Lease(name, owner, epoch, self._clock.now() + ttl_s)

@@ -268,6 +268,18 @@ class CassandraStore:
                 return each.record
         return None
 
+    def place(self) -> str:
+        """The shard that accepts, and its epoch."""
+        accepting = self._holding.accepting
+        served = None if accepting is None else self._served.get(accepting)
+        return "" if served is None else f"{served.shard.number}/{served.shard.epoch}"
+
+    async def is_over(self, place: str) -> bool:
+        """Whether the shard is served in a later epoch: who serves has read all that counts, and confirmed it."""
+        number, _, epoch = place.partition("/")
+        row = await self.shares.agreed(int(number))
+        return row is not None and row.serving and row.epoch > int(epoch)
+
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
         return self._backlog.reason_to_shed()

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pigeonry.stores.cassandra.session import Consistency
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ShardRow", "Shares"]
 
 _READ: Final = "SELECT number, owner, epoch, serving, location FROM shard"
+_AGREED: Final = f"{_READ} WHERE number = ?"
 _MAKE: Final = "INSERT INTO shard(number, owner, epoch, serving) VALUES (?,'',0,false) IF NOT EXISTS"
 _FIX: Final = "INSERT INTO shard(number, owner, epoch, serving) VALUES (?,'',?,false) IF NOT EXISTS"
 _COUNT: Final = -1  # the number of the row whose epoch says how many shards there are
@@ -93,6 +96,13 @@ class Shares:
             ),
             key=_number,
         )
+
+    async def agreed(self, number: int) -> ShardRow | None:
+        """One of them, as all locations agree that it is; None when there is none."""
+        rows = await self._session.execute(
+            _AGREED, (number,), timeout_s=self._timeout_s, consistency=Consistency.SERIAL
+        )
+        return next((ShardRow(n, owner or "", epoch, bool(on), at or "") for n, owner, epoch, on, at in rows), None)
 
     async def take(self, row: ShardRow) -> int | None:
         """Own a shard that is free, in a new epoch; None when another was faster."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from pigeonry.ports.coordinator import Lease
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pigeonry.ports.environment import Clock
 
 __all__ = ["Board", "MemoryCoordinator"]
@@ -40,10 +42,16 @@ class MemoryCoordinator:
     async def close(self) -> None:
         """There is nothing to close."""
 
-    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+    async def acquire(
+        self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
+    ) -> Lease | None:
         """Take a lease that is free or expired; None when it is held by another."""
         now = self._clock.now()
         held = self._board.leases.get(name)
+        if held is not None and held.expires_at > now and held.owner != owner and ended is not None:
+            if await ended(held.owner):
+                await self.release(held)
+            held = self._board.leases.get(name)
         if held is not None and held.expires_at > now:
             if held.owner != owner:
                 return None

@@ -14,6 +14,8 @@ from pigeonry.ports.coordinator import Lease
 from pigeonry.stores.sqlite.shared_file import TIMEOUT_S, SharedFile
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import apsw
 
     from pigeonry.ports.disk import Disk, Lane
@@ -58,16 +60,26 @@ class SqliteCoordinator:
         """Close the connection."""
         await self._file.close()
 
-    async def acquire(self, name: str, *, owner: str, ttl_s: float) -> Lease | None:
+    async def acquire(
+        self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
+    ) -> Lease | None:
         """Take a lease that is free or expired; None when it is held by another."""
+        found = await self._take(name, owner, ttl_s)
+        if isinstance(found, Lease) or ended is None or not await ended(found):
+            return found if isinstance(found, Lease) else None
+        again = await self._take(name, owner, ttl_s, gone=found)
+        return again if isinstance(again, Lease) else None
+
+    async def _take(self, name: str, owner: str, ttl_s: float, *, gone: str = "") -> Lease | str:
+        """The lease, or who holds it; ``gone`` does not."""
         now = self._clock.now()
 
-        def work(connection: apsw.Connection) -> Lease | None:
+        def work(connection: apsw.Connection) -> Lease | str:
             row = connection.execute("SELECT owner, epoch, expires_at FROM lease WHERE name = ?", (name,)).fetchone()
             holder, epoch, expires_at = row or ("", 0, 0.0)
-            held = holder != "" and expires_at > now
+            held = holder not in ("", gone) and expires_at > now
             if held and holder != owner:
-                return None
+                return holder
             if not held:
                 epoch = max(int(now * 1000), epoch + 1)
             lease = Lease(name, owner, epoch, now + ttl_s)

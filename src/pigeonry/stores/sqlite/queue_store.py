@@ -239,6 +239,14 @@ class SqliteStore:
         """The unexpired record of that scope, of any shard of the node."""
         return await self._read(self._questions.idempotent, scope, self._clock.now(), self._shard_count)
 
+    def place(self) -> str:
+        """None that others could know the end of."""
+        return ""
+
+    async def is_over(self, place: str) -> bool:  # noqa: ARG002  # there is one answer
+        """Nobody knows."""
+        return False
+
     def reason_to_shed(self) -> str | None:
         """Why doors should refuse just now, or None."""
         if self._checkpoints.short_of_room:

@@ -91,3 +91,25 @@ async def test_a_key_that_is_none_is_refused(world: World, key: str) -> None:
     answer = await world.post({}, headers={"idempotency-key": key})
     assert answer.status == 400
     assert "Idempotency-Key" in answer.json["message"]
+
+
+async def test_a_key_whose_door_died_is_free_once_what_it_stored_is_known(world: World) -> None:
+    await world.post({}, headers=KEY)
+    record = world.store.accepted[0].idempotency
+    assert record is not None
+    assert record.place == "1/1"
+    world.store.accepted.clear()
+    await world.coordinator.acquire(f"idem:{record.scope.hex()}", owner="dead@2/7", ttl_s=60)
+    assert (await world.post({}, headers=KEY)).status == 409
+    world.store.over.add("2/7")
+    assert (await world.post({}, headers=KEY)).status == 200
+    assert world.coordinator.held == {}
+
+
+async def test_a_key_of_a_door_that_names_no_place_is_kept_to_its_end(world: World) -> None:
+    world.store.over.add("")
+    await world.post({}, headers=KEY)
+    record = world.store.accepted[0].idempotency
+    assert record is not None
+    await world.coordinator.acquire(f"idem:{record.scope.hex()}", owner="dead@", ttl_s=60)
+    assert (await world.post({}, headers=KEY)).status == 409
