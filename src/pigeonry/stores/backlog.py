@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Backlog", "Bounds"]
 
+GATHER_S: Final = 0.004  # What the first in a group waits longer, so that many share its syncs or its round trips.
+GATHER_FROM: Final = 8  # Transitions in the last group: fewer come from so few clients that waiting only costs them.
 GRAIN_S: Final = 0.02  # Deadlines are looked at this often; an answer may be early by as much, and is never late.
 
 
@@ -91,6 +93,7 @@ class Backlog:
         self._waiting: deque[Handed] = deque()
         self._octets = 0
         self._wake = asyncio.Event()
+        self._last_group = 0
         self.flying: list[Handed] = []
 
     def __len__(self) -> int:
@@ -130,10 +133,16 @@ class Backlog:
         return None
 
     async def some(self) -> None:
-        """Return when something waits."""
+        """Return when something waits; a little later while many are on their way, so that the group grows.
+
+        What each group costs is shared by all in it. Whoever is alone waits for nobody: only after a group of some
+        size, so from many at once, is there a pause, and none when the next one is full already.
+        """
         while not self._waiting:
             self._wake.clear()
             await self._wake.wait()
+        if self._last_group >= GATHER_FROM and len(self._waiting) < self._bounds.group_transitions_max:
+            await self._clock.sleep(GATHER_S)
 
     def gather(self) -> list[Handed]:
         """The next group, made."""
@@ -147,6 +156,7 @@ class Backlog:
                 batch.append(item)
                 if type(item.transition) is Accept:
                     room -= len(item.transition.recipients)
+        self._last_group = len(batch)
         self.flying = batch
         return batch
 

@@ -6,7 +6,7 @@ import pytest
 
 from pigeonry.domain.errors import StoreBusy, StoreInDoubt
 from pigeonry.domain.message import MessageKey, Note, Void
-from pigeonry.stores.backlog import GRAIN_S, Backlog, Bounds
+from pigeonry.stores.backlog import GATHER_FROM, GATHER_S, GRAIN_S, Backlog, Bounds
 from pigeonry.testing.clock import VirtualClock
 from pigeonry.testing.loop import VirtualLoop
 
@@ -47,5 +47,29 @@ def test_what_is_new_is_refused_at_once_and_what_ends_a_message_waits() -> None:
         assert backlog.gather() == [old]
         assert not backlog.commit(Note(b"e"), deadline=DEADLINE_S).ended
         watch.cancel()
+
+    loop.play(story())
+
+
+@pytest.mark.parametrize(
+    ("last", "waiting", "pause_s"),
+    [(GATHER_FROM - 1, 1, 0.0), (GATHER_FROM, 1, GATHER_S), (GATHER_FROM, BOUNDS.group_transitions_max, 0.0)],
+)
+def test_a_group_grows_for_a_moment_when_the_last_one_was_large_and_this_one_is_not_full(
+    last: int, waiting: int, pause_s: float
+) -> None:
+    loop = VirtualLoop()
+
+    async def story() -> None:
+        clock = VirtualClock(loop)
+        backlog = Backlog(clock=clock, bounds=BOUNDS, closed=lambda: None, full=lambda: None)
+        for _ in range(last):
+            backlog.commit(Note(b"e"), deadline=DEADLINE_S)
+        assert len(backlog.gather()) == last
+        for _ in range(waiting):
+            backlog.commit(Note(b"e"), deadline=DEADLINE_S)
+        began = clock.monotonic()
+        await backlog.some()
+        assert clock.monotonic() - began == pytest.approx(pause_s)
 
     loop.play(story())

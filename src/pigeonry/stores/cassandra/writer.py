@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["GroupWriter"]
 
 AGAIN_S: Final = 0.1  # before a group whose end is not known is written again
-GATHER_S: Final = 0.004  # what a group waits for more when the last one was large; as on the embedded store
-GATHER_FROM: Final = 8  # transitions of the last group
 
 
 class _OwnVoid(Handed):
@@ -106,7 +104,6 @@ class GroupWriter:
         self._membership = membership
         self._clock = clock
         self._bodies = asyncio.Semaphore(limits.bodies_at_once)
-        self._last_group = 0
         self._writing: asyncio.Future[None] | None = None
         self.turn = asyncio.Lock()
         self.in_doubt: list[MessageKey] = []
@@ -115,8 +112,6 @@ class GroupWriter:
         """Write group after group until cancelled. The one that is under way then is finished all the same."""
         while True:
             await self._backlog.some()
-            if self._last_group >= GATHER_FROM:
-                await self._clock.sleep(GATHER_S)
             self._writing = asyncio.ensure_future(self._write_in_turn())
             await asyncio.shield(self._writing)
 
@@ -137,7 +132,6 @@ class GroupWriter:
 
     async def _write_group(self) -> None:
         batch = self._backlog.gather()
-        self._last_group = len(batch)
         await self._keep(batch)
         parts = self._judge(batch)
         await asyncio.gather(*(self._append(part) for part in parts))

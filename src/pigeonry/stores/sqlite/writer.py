@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupWriter"]
 
-_GATHER_S: Final = 0.004  # What the first in a group waits longer, so that many share its two syncs.
-_GATHER_FROM: Final = 8  # Transitions in the last group: fewer come from so few clients that waiting only costs them.
 _VOID_RETRY_S: Final = 0.1  # How long a void that could not be written waits before it is tried again.
 
 
@@ -103,7 +101,6 @@ class GroupWriter:
         self.commit = self._backlog.commit
         self.reason_to_shed = self._backlog.reason_to_shed
         self.watch_deadlines = self._backlog.watch_deadlines
-        self._last_group = 0
         self._full_until = float("-inf")
         self._closed = False
         self.turn = asyncio.Lock()
@@ -114,7 +111,6 @@ class GroupWriter:
         """Write group after group until cancelled or broken."""
         while not self.broken.is_set():
             await self._backlog.some()
-            await self._gather_more()
             async with self.turn:
                 held_up = await self._begin_day() and await self._write_group()
             if held_up:
@@ -136,14 +132,6 @@ class GroupWriter:
     def _is_full(self) -> str | None:
         return "the disk is full" if self._full_until > self._clock.monotonic() else None
 
-    async def _gather_more(self) -> None:
-        """Let a group grow while many are on their way: what each group costs is shared by all in it.
-
-        Whoever is alone waits for nobody: only after a group of some size, so from many at once, is there a pause.
-        """
-        if self._last_group >= _GATHER_FROM and len(self._backlog) < self._limits.group_transitions_max:
-            await self._clock.sleep(_GATHER_S)
-
     async def _begin_day(self) -> bool:
         """Begin the day if it is new; False when the store broke. While a day cannot begin, the old one goes on."""
         try:
@@ -157,7 +145,6 @@ class GroupWriter:
     async def _write_group(self) -> bool:
         """One group; True when a void could not be written and must wait."""
         batch = self._backlog.gather()
-        self._last_group = len(batch)
         try:
             routed, held_up = await self._route(batch)
             parts, undone = self._apply(routed)
