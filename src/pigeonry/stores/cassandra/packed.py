@@ -12,9 +12,9 @@ from pigeonry.domain.message import MessageKey, Pending
 
 __all__ = ["Packer", "due_of"]
 
-_FIXED: Final = struct.Struct("<dHIIIIIdd?")
+_FIXED: Final = struct.Struct("<dHIIIIIdd?I")
 """Due time, shard, day, the message's day, index in the message, number of whose it is, attempts, expiry, time of the
-first attempt, in doubt. The address follows."""
+first attempt, in doubt, minute of acceptance. The address follows."""
 _DUE: Final = struct.Struct("<d")
 
 
@@ -49,12 +49,13 @@ class Packer:
             pending.expires_at,
             pending.first_attempt_at,
             pending.in_doubt,
+            pending.accepted_minute,
         )
         return fixed + pending.address.encode()
 
     def unpack(self, serial: int, octets: bytes) -> Pending:
         """The recipient of that serial."""
-        due, shard, day, message_day, index, number, attempts, expires_at, first_attempt_at, in_doubt = (
+        due, shard, day, message_day, index, number, attempts, expires_at, first_attempt_at, in_doubt, minute = (
             _FIXED.unpack_from(octets)
         )
         tenant, domain, pool = self._whose[number]
@@ -71,6 +72,7 @@ class Packer:
             attempts,
             first_attempt_at,
             in_doubt,
+            minute,
         )
 
     def clear(self) -> None:

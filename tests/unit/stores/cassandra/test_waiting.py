@@ -49,8 +49,16 @@ def test_who_is_due_never_or_was_due_always_is_found_too():
 def test_one_that_is_kept_as_octets_comes_back_as_it_was(index, address, pool):
     first = Pending(MessageKey(3, 20_001, 9 << 40), 9 << 40, 20_002, address, 5.5, "acct", "x.test", pool, 1e12)
     again = msgspec.structs.replace(
-        first, serial=first.serial + index, attempts=7, first_attempt_at=1.25, in_doubt=True, tenant="other"
+        first,
+        serial=first.serial + index,
+        attempts=7,
+        first_attempt_at=1.25,
+        in_doubt=True,
+        tenant="other",
+        accepted_minute=29_000_000,
     )
+    kept_by_default = [name for name, default in _defaults() if getattr(again, name) == default]
+    assert not kept_by_default  # or whether it came back could not be seen
     waiting = Waiting(objects_max=0)
     for each in (first, again):
         waiting.put(each)
@@ -60,3 +68,8 @@ def test_one_that_is_kept_as_octets_comes_back_as_it_was(index, address, pool):
     waiting.put(again)
     assert waiting.get(again.serial) == again
     assert waiting.get(first.serial + 6) is None
+
+
+def _defaults() -> list[tuple[str, object]]:
+    names = Pending.__struct_fields__[-len(Pending.__struct_defaults__) :]
+    return list(zip(names, Pending.__struct_defaults__, strict=True))
