@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from pigeonry.net.environment import SystemClock
+from pigeonry.stores.cassandra.buckets import BUCKET_TABLES
 from pigeonry.stores.cassandra.coordinator import COORDINATOR_TABLES
 from pigeonry.stores.cassandra.documents import DOCUMENT_TABLES
 from pigeonry.stores.cassandra.quota import QUOTA_TABLES
@@ -14,7 +15,7 @@ from pigeonry.testing.cassandra import Cluster
 from support.cassandra import make_keyspace
 
 LEASE_KEYSPACE = "test_lease"
-TABLES = (*COORDINATOR_TABLES, *QUOTA_TABLES, *DOCUMENT_TABLES)
+TABLES = (*BUCKET_TABLES, *COORDINATOR_TABLES, *QUOTA_TABLES, *DOCUMENT_TABLES)
 
 _made: set[tuple[str, ...]] = set()  # clusters that have the keyspace; all tests share it, each with names of its own
 

@@ -134,6 +134,7 @@ class Bench:
         self.taken: list[Submission] = []
         self.deadlines: list[float] = []
         self.error: BaseException | None = None
+        self.asks = False
         self.gate: asyncio.Event | None = None
         self.shed: str | None = None
         self.spools: list[Spool] = []
@@ -182,6 +183,9 @@ class Bench:
         assert isinstance(body, bytes)
         assert body.startswith(b"Received: from ")
         return body.split(b"+0000\r\n", 1)[1]
+
+    def waits(self) -> bool:
+        return self.asks
 
     def begin(self, make, *, octets: int, deadline: float, told) -> Running:
         async def taking() -> None:

@@ -19,7 +19,7 @@ from pigeonry.auth.keys import digest_of
 from pigeonry.auth.register import Register
 from pigeonry.domain.address import ascii_domain, domain_of, parse_mailbox
 from pigeonry.domain.errors import BadAddress, Conflict, NotFound
-from pigeonry.domain.tenant import ApiKey, SendingDomain, SmtpCredential
+from pigeonry.domain.tenant import Account, ApiKey, SendingDomain, SmtpCredential
 from pigeonry.ports.feed import KNOWN_S
 
 if TYPE_CHECKING:
@@ -104,6 +104,22 @@ class Accounts:
     async def interventions(self) -> Sequence[Intervention]:
         """Those that stand, the oldest first."""
         return await self._interventions.standing()
+
+    async def accounts(self) -> Sequence[Account]:
+        """All accounts."""
+        return await self.register.accounts()
+
+    async def limit_account(self, account: str, *, hourly: int | None, daily: int | None) -> Account:
+        """Change an account's limits; every worker knows within seconds.
+
+        Raises:
+            NotFound: There is no such account.
+        """
+        changed = await self.register.limit_account(account, hourly=hourly, daily=daily)
+        if changed is None:
+            raise NotFound(f"Account not found: {account}. `pigeonry account list` shows those there are.")
+        await self._clock.sleep(KNOWN_S)
+        return changed
 
     # -- keys
 

@@ -69,6 +69,13 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("pool", "pool", "Set the egress pool that a domain's mail leaves by."),
         ),
     ),
+    "account": (
+        "Accounts: who owns domains, keys and logins.",
+        (
+            ("list", "show_all", "Print all accounts and their limits."),
+            ("limit", "limit", "Limit how many recipients an account may send to."),
+        ),
+    ),
     "key": (
         "API keys.",
         (

@@ -155,6 +155,7 @@ async def clustered(
         ConfigInvalid, SchemaUnusable, NewerFormat, StoreBusy: As ``shared_documents``.
     """
     leases = await _leases(settings, clock)
+    from pigeonry.stores.cassandra.buckets import CassandraBuckets
     from pigeonry.stores.cassandra.coordinator import CassandraCoordinator
     from pigeonry.stores.cassandra.limits import Limits
     from pigeonry.stores.cassandra.membership import Membership
@@ -199,6 +200,8 @@ async def clustered(
             leases, keyspace=section.lease_keyspace, machine=BOOT_ID.read_text().strip(), clock=BootClock(), ids=ids
         ),
         quota=CassandraQuota(leases, keyspace=section.lease_keyspace, clock=BootClock(), ids=ids),
+        buckets=CassandraBuckets(leases, keyspace=section.lease_keyspace, ids=ids),
+        workers=lambda: len(membership.alive()),
         ownership=CassandraOwnership(membership, store.shares, clock=clock, fresh_s=OWNERS_S),
         leave=membership.drain,
         last=(session.close, leases.close),

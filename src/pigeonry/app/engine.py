@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from pigeonry.ports.body_store import BodyStore
+from pigeonry.ports.buckets import Buckets
 from pigeonry.ports.coordinator import Coordinator
 from pigeonry.ports.documents import Directory, Identity
 from pigeonry.ports.event_log import EventLog
@@ -78,6 +79,7 @@ class Engine(msgspec.Struct, frozen=True):
     """The parts.
 
     Args:
+        workers: How many there are over all nodes, as far as is known.
         leave: Tells the others that this worker goes out of service, so that they take over what it has.
         last: Awaited in order at the end, after the store was closed.
     """
@@ -87,6 +89,8 @@ class Engine(msgspec.Struct, frozen=True):
     directory: Directory
     coordinator: Coordinator
     quota: Quota
+    buckets: Buckets
+    workers: Callable[[], int]
     ownership: Ownership
     leave: Callable[[], None]
     last: Sequence[Callable[[], Awaitable[None]]]

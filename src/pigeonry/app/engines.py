@@ -7,9 +7,10 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from pigeonry.app.engine import Documents, Engine, Who
-from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE, QUOTA_FILE
+from pigeonry.app.installation import COORDINATOR_FILE, DIRECTORY_FILE, IDENTITY_FILE, QUOTA_FILE, RATES_FILE
 from pigeonry.net.disk import LocalDisk
 from pigeonry.stores.even_ownership import EvenOwnership
+from pigeonry.stores.sqlite.buckets import SqliteBuckets
 from pigeonry.stores.sqlite.coordinator import SqliteCoordinator
 from pigeonry.stores.sqlite.documents import SqliteDocuments
 from pigeonry.stores.sqlite.limits import Limits as SqliteLimits
@@ -126,15 +127,18 @@ def embedded(
         f"{data}/{COORDINATOR_FILE}", disk=shared, lane=lanes.lane("coordinator"), clock=clock
     )
     quota = SqliteQuota(f"{data}/{QUOTA_FILE}", disk=shared, lane=lanes.lane("quota"), clock=clock)
+    buckets = SqliteBuckets(f"{data}/{RATES_FILE}", disk=shared, lane=lanes.lane("rates"), clock=clock)
     return Engine(
         store=store,
         identity=identity,
         directory=directory,
         coordinator=coordinator,
         quota=quota,
+        buckets=buckets,
+        workers=lambda: len(who.members),
         ownership=EvenOwnership(who.members, shards=lambda: store.shard_count),
         leave=_nobody_else,
-        last=(identity.close, directory.close, coordinator.close, quota.close),
+        last=(identity.close, directory.close, coordinator.close, quota.close, buckets.close),
     )
 
 

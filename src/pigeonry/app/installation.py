@@ -24,6 +24,7 @@ __all__ = [
     "DIRECTORY_FILE",
     "IDENTITY_FILE",
     "QUOTA_FILE",
+    "RATES_FILE",
     "FolderUnusable",
     "check_owner",
     "claim",
@@ -34,6 +35,7 @@ COORDINATOR_FILE: Final = "coordinator.db"
 DIRECTORY_FILE: Final = "directory.db"
 IDENTITY_FILE: Final = "identity.db"
 QUOTA_FILE: Final = "quota.db"
+RATES_FILE: Final = "rates.db"
 
 
 class FolderUnusable(Exception):

@@ -31,6 +31,7 @@ from pigeonry.app.queue_commands import asking_why, command_handlers
 from pigeonry.app.secrets import event_ids, page_secret
 from pigeonry.app.smtp_config import smtp_config
 from pigeonry.app.tls import reload, server_context
+from pigeonry.auth.allowances import Allowances
 from pigeonry.auth.keys import KeyRing
 from pigeonry.auth.logins import Logins
 from pigeonry.auth.passwords import Passwords
@@ -69,6 +70,7 @@ from pigeonry.queue.retry import RetrySchedule
 from pigeonry.queue.scheduler import Scheduler
 from pigeonry.queue.settlement import settle
 from pigeonry.queue.why import Why
+from pigeonry.quota.rates import Rates
 from pigeonry.quota.shares import Shares
 from pigeonry.stores.sqlite.event_index import SqliteEventIndex
 from pigeonry.telemetry.metrics import Metrics, Tally
@@ -166,6 +168,7 @@ class Wiring:
         gateways = Networks(self._settings.edge.forwarded_from)
         http: Any = Forwarded(self._http, gateways) if gateways else self._http
         doors = self._doors(http if around is None else around(http))
+        views = (self._keys, self._logins, self._domains, self._interventions, self._allowances)
         parts = Parts(
             clock=self._clock,
             store=self._store,
@@ -173,12 +176,10 @@ class Wiring:
             doors=doors,
             metrics=self._metrics,
             commanding=self._commanding,
-            first=(self._keys.refresh, self._logins.refresh, self._domains.refresh, self._interventions.refresh),
+            first=[view.refresh for view in views],
             running=(
-                self._keys.run,
-                self._logins.run,
-                self._domains.run,
-                self._interventions.run,
+                *(view.run for view in views),
+                self._rates.run,
                 self._scheduler.run,
                 self._addresses.run,
                 self._borrowing.run,
@@ -190,7 +191,7 @@ class Wiring:
                 self._smtp.run,
             ),
             leaving=(self._engine.leave,),
-            idle=(self._shares.close,),
+            idle=(self._shares.close, self._rates.close),
             of_node=(self._addresses.give_back,),
             last=(self._commanding.close, self._index.close, *self._engine.last),
             reload_certificates=(_reloader(self._settings, self._context), self._commanding.reload),
@@ -257,12 +258,14 @@ class Wiring:
         self._coordinator, self._ownership = engine.coordinator, engine.ownership
         name = f"{self._who.me.slot}@{self._who.me.node}"
         self._shares = Shares(engine.quota, name=name, clock=clock, ids=self._ids, log=self._log)
+        self._rates = Rates(engine.buckets, clock=clock, workers=engine.workers, log=self._log)
         self._index = SqliteEventIndex(data, disk=node_disk(data), lanes=lanes, clock=clock)
         self._consumer = IndexConsumer(self._store, self._index, clock)
         self._audit = LedgerAudit(self._store, clock)
 
     def _build_senders(self) -> None:
         self._keys = KeyRing(self._identity, self._clock)
+        self._allowances = Allowances(self._identity, self._clock, take=self._rates.take, put_back=self._rates.put_back)
         self._passwords = Passwords(self._lanes.lane("passwords"))
         self._logins = Logins(self._identity, self._clock, self._ids, self._passwords)
         self._domains = DomainBook(self._directory, self._clock, self._seal)
@@ -410,7 +413,7 @@ class Wiring:
         store, clock, ids = self._store, self._clock, self._ids
         self._smtp = SmtpDoor(
             smtp_config(self._settings, self._hostname, dev=self._dev),
-            intake=Counted(self._intake, self._tally, "smtp"),
+            intake=Counted(self._intake, self._tally, "smtp", self._allowances),
             login=self._logins.by_password,
             domains=self._domains.get,
             spool=store.spool,
@@ -419,7 +422,7 @@ class Wiring:
             reason_to_shed=store.reason_to_shed,
             tls=self._context,
         )
-        web = Counted(self._intake, self._tally, "http")
+        web = Counted(self._intake, self._tally, "http", self._allowances)
         self._http = HttpDoor(
             keys=self._keys,
             domains=self._domains,
@@ -467,6 +470,8 @@ class Wiring:
                 "pigeonry_tls_broken_hosts": lambda: broken_hosts(self._tls_memory),
                 "pigeonry_quota_units": lambda: [(("held",), self._shares.units), (("used",), self._shares.used)],
                 "pigeonry_quota_shrunk": lambda: [((), float(self._shares.shrunk))],
+                "pigeonry_rates_safe": lambda: [((), float(self._rates.failing))],
+                "pigeonry_account_limit_refused_total": lambda: [((), self._allowances.refused)],
                 **egress_gauges(self._egress, self._addresses),
                 "pigeonry_door_connections": lambda: [
                     (("http",), doors.web_connections),

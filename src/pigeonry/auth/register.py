@@ -58,6 +58,29 @@ class Register:
         except Conflict:
             return  # another process made it in this moment, which is as good
 
+    async def accounts(self) -> Sequence[Account]:
+        """All accounts, by their ids."""
+        return await self._all(ACCOUNT, Account)
+
+    async def limit_account(self, account: str, *, hourly: int | None, daily: int | None) -> Account | None:
+        """Change an account's limits; None when there is no such account.
+
+        Args:
+            hourly, daily: As ``Account`` has them; None for as they are.
+
+        Raises:
+            Conflict: Somebody else changed it in this moment.
+        """
+        held = await self._identity.get(ACCOUNT, account)
+        if held is None:
+            return None
+        was = msgspec.json.decode(held.value, type=Account)
+        now = msgspec.structs.replace(
+            was, hourly=was.hourly if hourly is None else hourly, daily=was.daily if daily is None else daily
+        )
+        await self._identity.put(ACCOUNT, account, msgspec.json.encode(now), expect=held.version)
+        return now
+
     # -- keys
 
     async def create_key(

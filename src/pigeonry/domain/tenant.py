@@ -17,11 +17,17 @@ __all__ = [
 
 
 class Account(msgspec.Struct, frozen=True):
-    """A tenant. Kind ``account`` in Identity, by id."""
+    """A tenant. Kind ``account`` in Identity, by id.
+
+    Args:
+        hourly, daily: Recipients that it may send to in an hour and in a day, and at once; 0 for any number.
+    """
 
     id: str
     name: str
     created_at: float
+    hourly: int = 0
+    daily: int = 0
 
 
 class ApiKey(msgspec.Struct, frozen=True):

@@ -76,6 +76,14 @@ CATALOGUE: Final = (
         "1 while shares of limits cannot be renewed: only safe parts of them are used, none where the limit is 1.",
     ),
     Described(
+        "pigeonry_rates_safe",
+        "gauge",
+        "1 while what is left of rates cannot be asked: each worker keeps to its part of each rate, one at a time.",
+    ),
+    Described(
+        "pigeonry_account_limit_refused_total", "counter", "Messages refused because their account was over its limit."
+    ),
+    Described(
         "pigeonry_egress_source",
         "gauge",
         "1 for how this node stands with an egress source: owned, elsewhere (another node holds the lease of an "

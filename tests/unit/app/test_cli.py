@@ -173,6 +173,19 @@ def test_a_folder_for_certificates_that_cannot_be_used_is_named(shell: Shell) ->
     assert str(shell.folder / "file") in err
 
 
+def test_an_account_is_limited_and_shown_with_its_limits(shell: Shell) -> None:
+    shell.run("key", "create")
+    (before,) = json.loads(shell.run("account", "list", "--json")[1])["items"]
+    assert (before["hourly"], before["daily"]) == (0, 0)
+    said = json.loads(shell.run("account", "limit", before["id"], "--hourly", "100", "--json")[1])
+    assert (said["hourly"], said["daily"]) == (100, 0)
+    status, out, _ = shell.run("account", "limit", before["id"], "--daily", "1000")
+    assert (status, out) == (exits.OK, f"Account {before['id']} may send to 100 an hour and 1000 a day recipients.\n")
+    assert shell.run("account", "limit", "nobody", "--daily", "1")[0] == exits.NOT_FOUND
+    assert shell.run("account", "limit", before["id"])[0] == exits.FAILED
+    assert shell.run("account", "limit", before["id"], "--daily", "-1")[0] == exits.FAILED
+
+
 def test_a_location_is_given_up_by_who_says_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     confirm("dc1", "dc1")
     with pytest.raises(BadRequest, match="Nothing was done"):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 
 from pigeonry.domain.errors import BadRequest, PigeonryError
-from pigeonry.domain.reply import EnhancedStatus, Reply
+from pigeonry.domain.reply import Reply
+from pigeonry.doors.smtp import replies
 from pigeonry.doors.smtp.clients import client_of
 from pigeonry.doors.smtp.content import LARGE_BATCH, batch, submission
 from pigeonry.doors.smtp.head import read_head
@@ -52,16 +53,6 @@ LINGER_S: Final = 2.0  # seconds a peer gets to read why the session ended, befo
 
 _log = structlog.get_logger()
 _ANSWER: Final = State.ANSWER
-_TIMED_OUT: Final = Reply(421, "Too long without a command", EnhancedStatus(4, 2))
-_OLD: Final = Reply(421, "The connection is old: connect again", EnhancedStatus(4, 2))
-_FULL: Final = Reply(421, "Too many connections", EnhancedStatus(3, 2))
-_TOO_MANY: Final = Reply(421, "Too many connections from your address", EnhancedStatus(7, 0))
-_DRAINING: Final = Reply(421, "The service is restarting, connect again", EnhancedStatus(3, 2))
-_BUSY: Final = Reply(451, "Busy: try again later", EnhancedStatus(3, 2))
-_FAULT: Final = Reply(451, "The message could not be taken: try again later", EnhancedStatus(3, 0))
-_WRONG_LOGIN: Final = Reply(535, "Authentication credentials invalid", EnhancedStatus(7, 8))
-_LOGIN_FAULT: Final = Reply(454, "Logins cannot be checked just now: try again later", EnhancedStatus(7, 0))
-_GUESSING: Final = Reply(421, "Too many failed logins from your address", EnhancedStatus(7, 0))
 
 
 class Connection(asyncio.Protocol):
@@ -130,11 +121,11 @@ class Connection(asyncio.Protocol):
         door.connections.add(self)
         door.counts.connections += 1
         if door.draining:
-            self._turn_away(_DRAINING)
+            self._turn_away(replies.DRAINING)
         elif len(door.connections) > door.config.connections_max:
-            self._turn_away(_FULL)
+            self._turn_away(replies.FULL)
         elif not trusted and not door.clients.connect(client):
-            self._turn_away(_TOO_MANY)
+            self._turn_away(replies.TOO_MANY)
         else:
             self._counted = not trusted
             session.greet()
@@ -190,7 +181,7 @@ class Connection(asyncio.Protocol):
         """End a transaction that takes too long, with 421 unless its message is being stored; whether there was one."""
         if self._linger_until:
             return False
-        self._finish(self._session.time_out(_DRAINING))
+        self._finish(self._session.time_out(replies.DRAINING))
         return True
 
     def abort(self) -> None:
@@ -212,9 +203,9 @@ class Connection(asyncio.Protocol):
         elif self._task is not None or self._taking is not None:
             return
         elif now - self._silent_since > config.idle_s:
-            self._finish(self._session.time_out(_TIMED_OUT))
+            self._finish(self._session.time_out(replies.TIMED_OUT))
         elif now - self._opened > config.session_s:
-            self._finish(self._session.time_out(_OLD))
+            self._finish(self._session.time_out(replies.OLD))
 
     # --- events
 
@@ -250,7 +241,7 @@ class Connection(asyncio.Protocol):
         door = self._door
         if door.octets_in_flight > door.config.octets_in_flight_max or door.reason_to_shed() is not None:
             door.counts.shed += 1
-            return self._session.refuse(_BUSY)
+            return self._session.refuse(replies.BUSY)
         return self._session.accept()
 
     def _on_text(self, octets: bytes) -> None:
@@ -269,7 +260,7 @@ class Connection(asyncio.Protocol):
                 self._spool.write(octets)
         except PigeonryError as error:
             self._forget_text()
-            self._refusal = _after_data(error)
+            self._refusal = replies.after_data(error)
         self._eight_bit = self._eight_bit or not octets.isascii()
 
     def _on_message(self, event: MessageGiven) -> Event | None:
@@ -307,7 +298,7 @@ class Connection(asyncio.Protocol):
     def _on_credentials(self, event: CredentialsGiven) -> Event | None:
         door = self._door
         if not door.clients.may_log_in(self._client, now=door.now):
-            return self._session.refuse(_GUESSING)
+            return self._session.refuse(replies.GUESSING)
         self._start(self._log_in(event.login, event.password))
         return None
 
@@ -341,12 +332,30 @@ class Connection(asyncio.Protocol):
         """Hand over a message held in memory. It is answered by a callback: a task for each would cost more."""
         door = self._door
         door.taking += 1
+        if door.intake.waits():
+            self._start(self._accept(event))
+            return
         self._taking = door.intake.begin(
             lambda: self._made(event),
             octets=octets,
             deadline=door.clock.monotonic() + door.config.accept_s,
             told=self._taken,
         )
+
+    async def _accept(self, event: MessageGiven) -> None:
+        """The same, where somebody has to be asked first."""
+        door = self._door
+        reply: Reply | bytes = replies.FAULT
+        try:
+            deadline = door.clock.monotonic() + door.config.accept_s
+            reply = self._outcome(await door.intake.accept(self._made(event), deadline=deadline), None)
+        except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault of ours
+            reply = self._outcome(None, error)
+        finally:
+            door.taking -= 1
+            door.octets_in_flight -= self._body
+            self._done()
+        self._answer(reply)
 
     def _taken(self, taken: Accept | None, error: Exception | None) -> None:
         door = self._door
@@ -363,14 +372,14 @@ class Connection(asyncio.Protocol):
             return b"250 2.0.0 Great success %b\r\n" % key.text().encode("ascii")
         if isinstance(error, PigeonryError):
             counts.refused += 1
-            return _after_data(error)
+            return replies.after_data(error)
         # A fault of ours must cost this message only, and say so where we look.
         _log.error("smtp_accept_failed", exc_info=error)
         counts.faults += 1
-        return _FAULT
+        return replies.FAULT
 
     async def _commit_spool(self, event: MessageGiven, content: Content, spool: Spool) -> None:
-        reply: Reply | bytes = _FAULT
+        reply: Reply | bytes = replies.FAULT
         eight_bit, self._eight_bit = self._eight_bit, False
         try:
             length = spool.length
@@ -394,13 +403,13 @@ class Connection(asyncio.Protocol):
             if caller is None:
                 door.counts.failed_logins += 1
                 await door.clock.sleep(door.clients.failed_login(self._client, now=door.clock.monotonic()))
-                reply = _WRONG_LOGIN
+                reply = replies.WRONG_LOGIN
         except PigeonryError:
-            reply = _LOGIN_FAULT
+            reply = replies.LOGIN_FAULT
         except Exception:  # noqa: BLE001 - logged, and answered 454
             _log.exception("smtp_login_failed")
             door.counts.faults += 1
-            reply = _LOGIN_FAULT
+            reply = replies.LOGIN_FAULT
         finally:
             self._done()
         if reply is None:
@@ -480,10 +489,3 @@ class Connection(asyncio.Protocol):
     def _turn_away(self, reply: Reply) -> None:
         self._door.counts.turned_away += 1
         self._finish(self._session.time_out(reply))
-
-
-def _after_data(error: PigeonryError) -> Reply:
-    """An error as the answer to a message: a fault in its text is 554 5.6.0, not one in a command's argument."""
-    if isinstance(error, BadRequest):
-        return Reply(554, error.text, EnhancedStatus(6, 0))
-    return error.reply()

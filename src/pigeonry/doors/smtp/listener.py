@@ -53,6 +53,10 @@ class Intake(Protocol):
         """Begin to make durable what ``make`` makes; ``told`` is called later, once."""
         ...
 
+    def waits(self) -> bool:
+        """Whether somebody has to be asked before anything is taken in, so that only ``accept`` may be called."""
+        ...
+
     async def accept(self, submission: Submission, *, deadline: float) -> MessageKey:
         """The same for those who wait; raises ``PigeonryError`` when it could not be taken."""
         ...

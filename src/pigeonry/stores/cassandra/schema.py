@@ -29,6 +29,7 @@ import msgspec
 
 from pigeonry.domain.errors import Conflict, StoreBusy, StoreInDoubt
 from pigeonry.ports.environment import Clock, IdSource
+from pigeonry.stores.cassandra.buckets import BUCKET_TABLES
 from pigeonry.stores.cassandra.coordinator import COORDINATOR_TABLES
 from pigeonry.stores.cassandra.counters import COUNTER_TABLES
 from pigeonry.stores.cassandra.documents import DOCUMENT_TABLES
@@ -92,6 +93,7 @@ STEPS: Final = (
         lease=(*LEASE_TABLES, *COORDINATOR_TABLES, *QUOTA_TABLES, *DOCUMENT_TABLES),
     ),
     Step(version=2, min_reader=1, lease=LOCATION_TABLES),
+    Step(version=3, min_reader=1, lease=BUCKET_TABLES),
 )
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pigeonry.domain.errors import BadRequest, Overloaded, PigeonryError, StoreBusy, StoreInDoubt
+from pigeonry.domain.errors import BadRequest, Overloaded, PigeonryError, StoreBusy, StoreInDoubt, TooManyRequests
 from pigeonry.domain.message import BodyRef
 from pigeonry.doors.smtp.connection import WAITING_OCTETS_MAX
 from pigeonry.protocol.smtp.service import Limits
@@ -405,3 +405,14 @@ async def test_the_door_keeps_time_until_it_is_cancelled() -> None:
     running.cancel()
     await asyncio.wait([running])
     assert bench.clock.slept[:4] == [1.0] * 4
+
+
+async def test_who_has_to_be_asked_is_asked_before_anything_is_taken() -> None:
+    bench = Bench()
+    bench.asks = True
+    assert await bench.send(b"Subject: x\r\n\r\ntext\r\n") == ["250 2.0.0"]
+    assert len(bench.taken) == 1
+    bench.error = TooManyRequests("This account may send to 10 recipients an hour.", retry_after_s=7.0)
+    assert await bench.send(b"Subject: x\r\n\r\ntext\r\n") == ["451 4.7.1"]
+    assert len(bench.taken) == 1
+    assert bench.door.octets_in_flight == bench.door.taking == 0
