@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
+    from collections.abc import Mapping
 
 __all__ = ["ANSWER_S", "Client", "HttpClient", "NotBegun", "SmtpClient", "is_taken"]
 
@@ -87,14 +88,18 @@ class HttpClient:
 
     Args:
         octets: Size of a message's text.
+        options: Further fields of each request, such as ``o:deliverytime``.
     """
 
     kind = "HTTP"
 
-    def __init__(self, *, domain: str, key: str, reverse_path: str, octets: int) -> None:
+    def __init__(
+        self, *, domain: str, key: str, reverse_path: str, octets: int, options: Mapping[str, str] | None = None
+    ) -> None:
         self._domain = domain
         self._from = reverse_path
         self._text = "drill " * max(1, octets // 6)
+        self._options = options or {}
         self._auth = base64.b64encode(f"api:{key}".encode()).decode()
 
     async def greet(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -103,6 +108,7 @@ class HttpClient:
     async def send(self, reader: StreamReader, writer: StreamWriter, path: str) -> int:
         """One request."""
         form = {"from": self._from, "to": path, "subject": f"drill {path}", "text": self._text, "o:dkim": "no"}
+        form |= self._options
         body = urlencode(form).encode()
         head = (
             f"POST /v3/{self._domain}/messages HTTP/1.1\r\nHost: drill\r\nAuthorization: Basic {self._auth}\r\n"

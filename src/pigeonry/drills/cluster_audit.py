@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,7 +20,7 @@ from pigeonry.testing.cassandra import wire
 if TYPE_CHECKING:
     from pigeonry.testing.cassandra import Node
 
-__all__ = ["read_books", "tally"]
+__all__ = ["read_books", "read_events", "tally"]
 
 _ACCEPTED, _SETTLED, _VOIDED, _NOTED = 0, 2, 3, 4
 _ASK_S: Final = 60.0  # seconds for the whole journal of a drill, some ten thousand groups
@@ -30,11 +30,23 @@ Group = tuple[int, int, int, int, bytes]
 
 async def read_books(node: Node, keyspace: str) -> Books:
     """Read the journal, as all its replicas have it together; asked of one node of Cassandra."""
+    return tally(await _read(node, keyspace))
+
+
+async def read_events(node: Node, keyspace: str) -> dict[int, list[bytes]]:
+    """The events of each shard in their order, read as ``read_books`` does."""
+    return {
+        shard: [event for _, events in _told(_valid(groups)) for event in events if event]
+        for shard, groups in _by_shard(await _read(node, keyspace)).items()
+    }
+
+
+async def _read(node: Node, keyspace: str) -> list[Group]:
     cql = f"SELECT shard, epoch, number, seq, octets FROM {keyspace}.journal"  # noqa: S608  # the drill's own
     rows = await node.rows(cql, timeout_s=_ASK_S, consistency=wire.ALL)
-    return tally(
+    return [
         (_int(shard), _int(epoch), _int(number), _int(seq), octets or b"") for shard, epoch, number, seq, octets in rows
-    )
+    ]
 
 
 def _int(octets: bytes | None) -> int:
@@ -44,12 +56,16 @@ def _int(octets: bytes | None) -> int:
 def tally(groups: Iterable[Group]) -> Books:
     """The books of all shards."""
     books = Books()
-    shards: dict[int, list[Group]] = defaultdict(list)
-    for group in groups:
-        shards[group[0]].append(group)
-    for each in shards.values():
-        _add(books, _valid(sorted(each)))
+    for each in _by_shard(groups).values():
+        _add(books, _valid(each))
     return books
+
+
+def _by_shard(groups: Iterable[Group]) -> dict[int, list[Group]]:
+    shards: dict[int, list[Group]] = defaultdict(list)
+    for group in sorted(groups):
+        shards[group[0]].append(group)
+    return shards
 
 
 def _valid(groups: Sequence[Group]) -> list[Group]:
@@ -66,19 +82,24 @@ def _valid(groups: Sequence[Group]) -> list[Group]:
 
 
 def _add(books: Books, groups: Sequence[Group]) -> None:
+    following = 1
+    for seq, events in _told(groups):
+        books.gaps += seq != following
+        following = seq + len(events)
+        for event in events:
+            books.add(event)
+
+
+def _told(groups: Sequence[Group]) -> Iterator[tuple[int, list[bytes]]]:
+    """The seq of each group's first event, and its events; those of void messages are empty."""
     read = [(seq, _entries(octets)) for _, _, _, seq, octets in groups]
     void = {entry[1] for _, entries in read for entry in entries if entry[0] == _VOIDED}
-    following = 1
     for seq, entries in read:
-        books.gaps += seq != following
-        following = seq
+        told: list[bytes] = []
         for entry in entries:
             events = _events(entry)
-            following += len(events)
-            if entry[0] == _ACCEPTED and entry[1] in void:
-                continue
-            for event in events:
-                books.add(event)
+            told += [b""] * len(events) if entry[0] == _ACCEPTED and entry[1] in void else events
+        yield seq, told
 
 
 def _events(entry: Sequence[Any]) -> Sequence[bytes]:

@@ -7,7 +7,7 @@ hide one in its client.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import cast
 
 import msgspec
@@ -41,6 +41,8 @@ class Receiver:
         self.taken: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.deferred = 0
+        self.came_from: dict[str, set[str]] = defaultdict(set)
+        """The addresses that each forward-path's copies came from."""
         self.dice = dice
         self.misbehaviour = misbehaviour
         self._server: asyncio.Server | None = None
@@ -129,6 +131,8 @@ class _Session(asyncio.Protocol):
             out.append(b"451 4.3.0 not now\r\n")
         else:
             receiver.taken[path] += 1
+            assert self._transport is not None
+            receiver.came_from[path].add(self._transport.get_extra_info("peername")[0])
             if receiver.misbehaviour.thinks_s:
                 self._thinks = True
                 asyncio.get_running_loop().call_later(receiver.misbehaviour.thinks_s, self._say_taken)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pigeonry.drills.addresses import Addresses
 from pigeonry.drills.balancer import Balancer
 from pigeonry.drills.clients import HttpClient, SmtpClient
 from pigeonry.drills.load import Door
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pigeonry.ports.environment import Clock, Dice
+    from pigeonry.testing.cassandra import Node as CassandraNode
     from pigeonry.testing.cassandra import Parts
 
 __all__ = ["DOMAIN", "KEYSPACE", "RECEIVER_DOMAIN", "Plan", "Site"]
@@ -66,7 +68,7 @@ keyspace = "{keyspace}"
 lease_keyspace = "{leases}"
 replication = {{ {replication} }}
 lease_replication = {{ {lease_replication} }}
-"""
+{egress}"""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -101,6 +103,14 @@ class Site:
         self.nodes: dict[str, Node] = {}
         self.hosts: dict[str, str] = {}
         self._places: dict[str, str] = {}
+        names = [f"node{number + 1}" for number in range(plan.nodes * len(self._mail_locations()))]
+        self.addresses = Addresses(
+            self._network,
+            {
+                location: names[place * plan.nodes : (place + 1) * plan.nodes]
+                for place, location in enumerate(self._mail_locations())
+            },
+        )
         self.balancers: dict[str, list[Balancer]] = {}
         """The pair of each location."""
         self._fronts = {door: free_port(dice) for door in ("80", "443", "587", "465")}
@@ -118,6 +128,9 @@ class Site:
         await first.command("migrate")
         await self.cluster.agreed()
         await first.command("domain", "add", DOMAIN)
+        if len(self._mail_locations()) > 1:
+            also = [word for pool in self.addresses.dedicated() for word in ("--also", pool)]
+            await first.command("domain", "pool", DOMAIN, "shared", *also)
         self.key = str((await first.command("key", "create"))["key"])
         folders = [self._folder / name for name in self.nodes]
         for folder in folders[1:]:
@@ -143,10 +156,8 @@ class Site:
         hosts = [each.address for turn in zip(*self.balancers.values(), strict=True) for each in turn]
         http = HttpClient(domain=DOMAIN, key=self.key, reverse_path=who, octets=OCTETS)
         smtp = SmtpClient(reverse_path=who, octets=OCTETS)
-        unknown = ssl.create_default_context()
-        unknown.check_hostname, unknown.verify_mode = False, ssl.CERT_NONE  # who it is is not what is tried here
         return [
-            Door(http, [(host, self._fronts["443"]) for host in hosts], unknown),
+            Door(http, [(host, self._fronts["443"]) for host in hosts], _unknown()),
             Door(smtp, [(host, self._fronts["587"]) for host in hosts]),
         ]
 
@@ -165,6 +176,22 @@ class Site:
     def at(self, location: str) -> list[str]:
         """The names of its nodes."""
         return [name for name, where in self._places.items() if where == location]
+
+    def store_of(self, name: str) -> CassandraNode | None:
+        """The node of Cassandra on a node's host: a location's first node has its first one, and so on."""
+        location = self._places[name]
+        stores = [each for each in self.cluster.nodes if each.seat.location == location]
+        return dict(zip(self.at(location), stores, strict=False)).get(name)
+
+    def folder(self, name: str) -> Path:
+        """Where a node's data are."""
+        return self._folder / name / "data"
+
+    def door(self, location: str, options: Mapping[str, str]) -> Door:
+        """The API at the balancers of one location, for messages with such options."""
+        client = HttpClient(domain=DOMAIN, key=self.key, reverse_path=f"a@{DOMAIN}", octets=OCTETS, options=options)
+        port = self._fronts["443"]
+        return Door(client, [(each.address, port) for each in self.balancers[location]], _unknown())
 
     def _mail_locations(self) -> list[str]:
         return [location for location in self._plan.locations if location != WITNESS]
@@ -204,11 +231,19 @@ class Site:
                 leases=LEASES,
                 replication=_toml({each: locations[each] for each in self._mail_locations()}),
                 lease_replication=_toml(locations),
+                egress=self.addresses.toml() if len(self._mail_locations()) > 1 else "",
             )
         )
         self.nodes[name] = Node(config, self.smtp, self._clock, {}, host=host)
         self.hosts[name] = host
         self._places[name] = location
+
+
+def _unknown() -> ssl.SSLContext:
+    """Who it is is not what is tried here."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _toml(replication: Mapping[str, int]) -> str:

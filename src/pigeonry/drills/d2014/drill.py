@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pigeonry.drills.cluster_audit import read_books
-from pigeonry.drills.d2014.nodes import node_killed, rolling_restart
+from pigeonry.drills.d2014.index import index_lost
+from pigeonry.drills.d2014.nodes import hosts_rebooted, node_killed, rolling_restart
 from pigeonry.drills.d2014.places import balancer_killed, location_killed
 from pigeonry.drills.d2014.stage import SETTLED_S, WARM_S, Form, Stage
 from pigeonry.drills.d2014.store import store_frozen
@@ -27,7 +28,9 @@ STEPS: Final[Mapping[str, Callable[[Stage], Awaitable[None]]]] = {
     "rolling-restart": rolling_restart,
     "balancer": balancer_killed,
     "node": node_killed,
+    "reboots": hosts_rebooted,
     "store": store_frozen,
+    "index": index_lost,
     "location": location_killed,
 }
 """All there are, in the order in which they are taken."""
@@ -60,6 +63,7 @@ async def d2014(
     locations = form.plan.locations
     report.noted("Cassandra nodes", ", ".join(f"{name} {count}" for name, count in locations.items()))
     report.noted("not shown: a quorum that outlives a Cassandra node of its location", "1 replica")
+    report.noted("not shown: an address that moves from one machine to another", "loopback")
     site = Site(form.plan, folder, parts, certificate=certificate, clock=clock, dice=dice)
     try:
         await site.start()

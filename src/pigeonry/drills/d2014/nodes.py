@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pigeonry.drills.d2014.stage import Stage
 
-__all__ = ["node_killed", "rolling_restart"]
+__all__ = ["hosts_rebooted", "node_killed", "rolling_restart"]
 
 TAKEOVER_S: Final = 15.0  # bar; from the death of a node until its shards are served
 MEASURED_S: Final = 10.0  # of load by as many clients as there are, for the capacity
@@ -87,6 +87,29 @@ async def node_killed(stage: Stage) -> None:
     await site.nodes[name].start()
     report.happened(f"{name} is back")
     await stage.clock.sleep(IN_DOUBT_S)
+
+
+async def hosts_rebooted(stage: Stage) -> None:
+    """Each host loses its power and comes back, one after the other: a node and its Cassandra at one instant."""
+    site, report = stage.site, stage.report
+    begun, first = stage.clock.monotonic(), len(stage.ledger.acknowledged)
+    for name, node in site.nodes.items():
+        store = site.store_of(name)
+        report.happened(f"the host of {name} reboots{', with its Cassandra' if store else ''}")
+        await node.die()
+        if store is not None:
+            store.kill()
+            await store.start()
+            await site.cluster.formed()
+        await node.start()
+        await stage.until_served_without()
+    sent = stage.load.since(begun)
+    stage.tell(sent)
+    acknowledged = stage.ledger.acknowledged[first:]
+    await stage.until_taken(acknowledged)
+    report.noted("hosts rebooted: of so many messages were refused or cut", f"{len(sent)}: {len(all_failed(sent))}")
+    lost = sum(1 for path in acknowledged if not site.receiver.copies(path))
+    report.none_of("hosts rebooted: acknowledged and not delivered", lost)
 
 
 def _counted(names: Iterable[str]) -> str:
