@@ -39,7 +39,7 @@ _RECEIVER: Final = Misbehaviour(thinks_s=0.1)
 SHORT: Final = Form(
     Plan({"dc1": 1}, misbehaviour=_RECEIVER),
     rate=20.0,
-    steps=("rolling-restart", "node", "store"),
+    steps=("rolling-restart", "node", "store", "index"),
     frozen_s=5.0,
     share=0.0,
 )
