@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pigeonry.drills.balancer import BalancerFailed
 from pigeonry.drills.cluster_audit import read_books
 from pigeonry.drills.d2014.index import index_lost
 from pigeonry.drills.d2014.nodes import hosts_rebooted, node_killed, rolling_restart
 from pigeonry.drills.d2014.places import balancer_killed, location_killed
 from pigeonry.drills.d2014.stage import SETTLED_S, WARM_S, Form, Stage
 from pigeonry.drills.d2014.store import store_frozen
+from pigeonry.drills.node import NodeDown
 from pigeonry.drills.receiver import Misbehaviour
 from pigeonry.drills.site import KEYSPACE, WITNESS, Plan, Site
+from pigeonry.testing.cassandra import NodeFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -68,6 +71,8 @@ async def d2014(
     try:
         await site.start()
         await _run(Stage(site, form, clock=clock, report=report))
+    except (NodeDown, NodeFailed, BalancerFailed) as error:
+        report.broke_off(str(error).partition("\n")[0])
     finally:
         await site.stop()
     report.happened("done")
