@@ -182,9 +182,7 @@ class Relays:
             writer.write(frame(encode_answer(Answer(Dialled(str(here[0]), here[1])))))
             await self._pass_on(relay, (reader, receiver), (reader_of_receiver, writer))
         finally:
-            self._relays.discard(relay)
-            if not self._relays:
-                self._none_left.set()
+            self._forget(relay)
             relay.cut()
 
     async def _dial(self, relay: _Relay, asked: Command) -> tuple[asyncio.StreamWriter, asyncio.StreamReader]:
@@ -213,10 +211,10 @@ class Relays:
                 lambda: protocol, wanted.address, wanted.port, source=wanted.source, timeout_s=within_s
             )
         except SourceGone as error:
-            self._relays.discard(relay)
+            self._forget(relay)
             raise NotOwner("That address is not on this machine any more.") from error
         except BaseException:
-            self._relays.discard(relay)
+            self._forget(relay)
             raise
         relay.receiver = asyncio.StreamWriter(transport, protocol, reader, loop)
         return relay.receiver, reader
@@ -253,6 +251,11 @@ class Relays:
                 writer.write(octets)
                 async with asyncio.timeout(self._limits.block_s):
                     await writer.drain()
+
+    def _forget(self, relay: _Relay) -> None:
+        self._relays.discard(relay)
+        if not self._relays:
+            self._none_left.set()
 
     def _is_over(self, relay: _Relay) -> bool:
         limits, now = self._limits, self._clock.monotonic()

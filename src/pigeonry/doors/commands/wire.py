@@ -7,7 +7,7 @@ releases N and N-1 understand each other. A change that the older one must not p
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -16,6 +16,11 @@ from pigeonry.domain.errors import BadRequest, Fault, PigeonryError, TooLarge
 from pigeonry.doors.commands.frames import FRAME_OCTETS_MAX
 
 __all__ = ["Answer", "Command", "decode_command", "encode_answer", "encode_command", "refusal", "result_of"]
+
+
+WITHIN_S_MAX: Final = (
+    2_678_400.0  # seconds, a month: nothing is waited for so long, and what is no number at all is none
+)
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -31,7 +36,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     argument: Any = None
     slot: int | None = None
-    within_s: float | None = None
+    within_s: Annotated[float, msgspec.Meta(ge=0.0, le=WITHIN_S_MAX)] | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,7 +45,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     result: Any = None
     error: str = ""
     text: str = ""
-    retry_after_s: float | None = None
+    retry_after_s: Annotated[float, msgspec.Meta(ge=0.0, le=WITHIN_S_MAX)] | None = None
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -331,3 +331,33 @@ async def test_octets_that_make_no_sense_from_a_lender_are_no_connection(good: P
         dialer = FarDialer("a", near=TcpDialer(), peers=calling(shown(good, "b")), member_of=member_of)
         with pytest.raises(SourceGone):
             await dialer.dial(Session, "127.0.0.1", 25, source=OURS, timeout_s=5.0)
+
+
+async def test_a_drain_ends_when_the_last_one_could_not_be_made() -> None:
+    asked, decided = asyncio.Event(), asyncio.Event()
+
+    class Undecided:
+        async def lend(self, source: str, address: str, port: int) -> Callable[[], bool]:
+            asked.set()
+            await decided.wait()
+            raise NotOwner("not ours")
+
+    class Caller:
+        def write(self, octets: bytes) -> None:
+            pass
+
+    async def known() -> bool:
+        return True
+
+    relays = Relays(Undecided(), dialer=TcpDialer(), clock=SystemClock())
+    wanted = {"source": "127.0.0.13", "address": "127.0.0.1", "port": 25}
+    serving = asyncio.ensure_future(
+        relays.serve(Command(DIAL, wanted), asyncio.StreamReader(), Caller(), is_known=known)  # type: ignore[arg-type]
+    )
+    await asked.wait()
+    draining = asyncio.ensure_future(relays.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    decided.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(serving, draining)
