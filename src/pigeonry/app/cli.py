@@ -138,6 +138,13 @@ _MANAGE: Final[Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("rebuild", "rebuild", "Rebuild a window of the search index from the log."),
         ),
     ),
+    "rules": (
+        "What is known of receiving providers.",
+        (
+            ("report", "report", "Print all rules, and whether each fires for its samples."),
+            ("test", "try_reply", "Say which rule a reply fires, and what comes of it."),
+        ),
+    ),
     "drill": (
         "Situations that hurt, built with real processes and judged against bars.",
         (

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pigeonry.app.egress import egress_problems
+from pigeonry.app.rulebook import rule_book_problems
 from pigeonry.app.settings import NODE_NAME, CassandraSettings, Settings, TlsSettings
 from pigeonry.domain.networks import Networks
 from pigeonry.net.sealing import CREDENTIAL
@@ -324,6 +325,7 @@ def _judge(settings: Settings, problems: list[str]) -> None:
     if settings.delivery.retry_base_s > settings.delivery.retry_cap_s:
         problems.append("delivery.retry_base_s: is over delivery.retry_cap_s")
     problems += egress_problems(settings.egress)
+    problems += rule_book_problems(settings.rulebook.files)
     workers = worker_count(settings)
     if settings.node.shards < workers * SHARDS_PER_WORKER:
         problems.append(

@@ -367,6 +367,18 @@ class LogSettings(Section, frozen=True):
     ] = "json"
 
 
+class RuleBookSettings(Section, frozen=True):
+    """What is known of receiving providers, over what comes with the program."""
+
+    files: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=100,
+            description="TOML files, each about one provider: it takes the place of all that is known of it.",
+        ),
+    ] = ()
+
+
 class Settings(Section, frozen=True):
     """The whole configuration: one TOML table for each section."""
 
@@ -378,6 +390,7 @@ class Settings(Section, frozen=True):
     cluster: ClusterSettings = ClusterSettings()
     delivery: DeliverySettings = DeliverySettings()
     egress: EgressSettings = EgressSettings()
+    rulebook: RuleBookSettings = RuleBookSettings()
     dns: DnsSettings = DnsSettings()
     store: StoreSettings = StoreSettings()
     cassandra: CassandraSettings = CassandraSettings()

@@ -28,6 +28,7 @@ from pigeonry.app.event_commands import event_handlers
 from pigeonry.app.node import Node, Parts
 from pigeonry.app.outgoing import broken_hosts, opener_of, policies_of
 from pigeonry.app.queue_commands import asking_why, command_handlers
+from pigeonry.app.rulebook import rule_book
 from pigeonry.app.secrets import event_ids, page_secret
 from pigeonry.app.smtp_config import smtp_config
 from pigeonry.app.tls import reload, server_context
@@ -334,12 +335,13 @@ class Wiring:
         resolver, dialer = self._resolver, self._dialer
         smarthost = smarthost_of(delivery.route)
         self._tls_memory = TlsMemory(clock)
+        book = rule_book(self._settings.rulebook.files)
         self._dispatcher = Dispatcher(
             ready=ReadyQueues(claim=self._scheduler.claim),
             content=self._content,
             scheduler=self._scheduler,
             store=self._store,
-            router=SmarthostRouter(*smarthost) if smarthost else MxRouter(resolver, clock=clock, dice=dice),
+            router=SmarthostRouter(*smarthost) if smarthost else MxRouter(resolver, clock=clock, dice=dice, book=book),
             opener=opener_of(
                 delivery,
                 resolver=resolver,
@@ -367,6 +369,7 @@ class Wiring:
             egress=self._egress,
             interventions=self._standing,
             node=self._who.me.node,
+            book=book,
         )
         self._scheduler.dispatch = self._dispatcher.dispatch
         self._interventions = InterventionBook(self._directory, clock, self._dispatcher.intervene)

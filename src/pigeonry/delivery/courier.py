@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import msgspec
 
@@ -30,11 +30,13 @@ from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.opening import Opened, Opener, OtherFamily
 from pigeonry.delivery.policies import Policies
 from pigeonry.delivery.preparing import Prepared, Preparing
+from pigeonry.delivery.rulebook.book import RuleBook, phase_of
+from pigeonry.delivery.rulebook.rules import Phase, Rule
 from pigeonry.delivery.turnstile import Turnstile
 from pigeonry.domain.errors import Fault, NotFound
 from pigeonry.domain.intervention import Intervention
 from pigeonry.domain.message import BodyKind, DotSent, Message, MessageKey, Pending, Settle
-from pigeonry.domain.outcome import Attempt, Deferred, InDoubt, Outcome, Refused
+from pigeonry.domain.outcome import Attempt, Deferred, Delivered, InDoubt, Outcome, Refused
 from pigeonry.domain.reply import EnhancedStatus, Reply
 from pigeonry.ports.environment import Clock
 from pigeonry.ports.network import SourceGone
@@ -109,6 +111,8 @@ class Parts(msgspec.Struct, frozen=True):
         astray: Told that a lane cannot be used for a recipient, since its source is not ours or reaches none of the
             hosts; whether another one may do.
         interventions: The operator's.
+        book: What replies mean.
+        ruled: Told that a reply to a recipient of a lane fired a rule that is about more than that recipient.
         turnstile: Who may begin in this turn of the loop.
         log: For what should not happen.
     """
@@ -127,6 +131,8 @@ class Parts(msgspec.Struct, frozen=True):
     failed: Callable[[Lane, Deferred], None]
     astray: Callable[[Lane, Pending, Exception], bool]
     interventions: Interventions
+    book: RuleBook
+    ruled: Callable[[Lane, Pending, Rule], None]
     turnstile: Turnstile
     log: Logger
 
@@ -185,7 +191,7 @@ class Courier:
             if opened is not None and not opened.connection.usable:
                 self._hang_up()
                 opened = None
-            if opened is not None and opened.connection.messages >= parts.limits.messages_per_connection:
+            if opened is not None and opened.connection.messages >= lane.standing.messages_per_connection:
                 return None
             if parts.settling.paused:
                 await parts.clock.sleep(PAUSE_S)
@@ -330,7 +336,7 @@ class Courier:
         while True:
             fresh = not self._at_hand(demand, first)
             if fresh:
-                failure = await self._open(demand, first)
+                failure = await self._open(demand, first, pending)
                 if failure is not None:
                     return self._timed(failure, started)
             opened = self._opened
@@ -338,7 +344,7 @@ class Courier:
             begun = self._parts.clock.monotonic()
             result, prepared = await self._converse(opened, pending, message, octets)
             self._lane.pace.took(self._parts.clock.monotonic() - begun)
-            if not fresh and _stale(result):
+            if not fresh and classify.stale(result):
                 self._hang_up()
                 continue
             if isinstance(result, Refused):
@@ -347,10 +353,16 @@ class Courier:
             outcome = classify.outcome_of(result, attempt)
             if isinstance(result, Finished):
                 self._lane.worked()
-                if classify.speaks_of_the_session(result) and opened.index + 1 < len(self._lane.route.hosts):
+                if isinstance(outcome, Delivered):
+                    return outcome
+                assert isinstance(outcome, Deferred | Refused), "a reply to the dot leaves no doubt"
+                rule = self._rule(result.reply, phase_of(result.stage), pending)
+                elsewhere = classify.speaks_of_the_session(result) and opened.index + 1 < len(self._lane.route.hosts)
+                if elsewhere and not self._lane.over:
                     first = opened.index + 1
                     continue
-            elif isinstance(outcome, Deferred) and isinstance(result, Lost):
+                return classify.judged(outcome, rule)
+            if isinstance(outcome, Deferred) and isinstance(result, Lost):
                 self._parts.failed(self._lane, outcome)
             return outcome
 
@@ -363,7 +375,15 @@ class Courier:
             and demand.met_by(opened)
         )
 
-    async def _open(self, demand: TlsDemand, first: int) -> Deferred | None:
+    def _rule(self, reply: Reply, phase: Phase | None, pending: Pending) -> Rule | None:
+        """The rule that a reply fires, its measure taken."""
+        parts, lane = self._parts, self._lane
+        rule = parts.book.rule_for(reply, phase, lane.route.provider)
+        if rule is not None and rule.action.lasts:
+            parts.ruled(lane, pending, rule)
+        return rule
+
+    async def _open(self, demand: TlsDemand, first: int, pending: Pending) -> Deferred | None:
         """Get a session, in the place of the one at hand; what was wrong when there is none."""
         self._hang_up()
         parts, lane = self._parts, self._lane
@@ -372,6 +392,9 @@ class Courier:
             lane.route, source=outlet.source, through=outlet.through, demand=demand, first=first
         )
         if isinstance(opened, Deferred):
+            if opened.reply is not None and not opened.description:  # theirs, not one of ours about them
+                rule = self._rule(opened.reply, Phase.GREETING, pending)
+                opened = cast("Deferred", classify.judged(opened, rule, session=True))
             if not demand.required and not demand.lenient:
                 parts.failed(lane, opened)
             return opened
@@ -422,7 +445,7 @@ class Courier:
         parts, connection = self._parts, opened.connection
         if (
             not connection.capabilities.pipelining
-            or connection.messages >= parts.limits.messages_per_connection
+            or connection.messages >= self._lane.standing.messages_per_connection
             or self._unsettled + 1 >= parts.limits.unsettled_per_connection  # nobody waits with an envelope out
             or parts.settling.paused
             or parts.interventions.by_tag
@@ -469,18 +492,9 @@ class Courier:
         )
 
     def _timed(self, outcome: Deferred | Refused, started: float) -> Deferred | Refused:
-        session_s = round(self._parts.clock.monotonic() - started, 6)
-        attempt = msgspec.structs.replace(outcome.attempt, session_s=session_s)
-        return msgspec.structs.replace(outcome, attempt=attempt)
+        return classify.timed(outcome, self._parts.clock.monotonic() - started)
 
     def _hang_up(self) -> None:
         if self._opened is not None:
             self._opened.connection.close()
             self._opened = None
-
-
-def _stale(result: Finished | Lost | Withheld | Refused) -> bool:
-    """Whether a session that stood before was over when the message began: it was not offered, so try anew."""
-    if isinstance(result, Lost):
-        return result.stage < Stage.RCPT
-    return isinstance(result, Finished) and result.stage <= Stage.MAIL and result.reply.code == 421

@@ -19,8 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
+from pigeonry.delivery.classify import held_back, timed
 from pigeonry.delivery.courier import Content, Courier, Parts, Settling
 from pigeonry.delivery.egress import Egress, Outlet
 from pigeonry.delivery.explaining import Explaining
@@ -31,11 +30,14 @@ from pigeonry.delivery.opening import Opener, OtherFamily
 from pigeonry.delivery.policies import NO_POLICIES, Policies
 from pigeonry.delivery.preparing import Preparing, Render
 from pigeonry.delivery.routing import NoRoute, Router
+from pigeonry.delivery.rulebook.book import EMPTY, RuleBook
+from pigeonry.delivery.rulebook.rules import Action, Rule
+from pigeonry.delivery.standing import Rest, Standing, Standings
 from pigeonry.delivery.turnstile import Turnstile
-from pigeonry.domain.errors import Fault
+from pigeonry.delivery.unattempted import Unattempted
 from pigeonry.domain.intervention import Intervention
 from pigeonry.domain.message import Message, Pending, Settle
-from pigeonry.domain.outcome import Attempt, Deferred, Outcome, Refused, Withdrawn
+from pigeonry.domain.outcome import Deferred, Outcome, Withdrawn
 from pigeonry.domain.route import Route
 from pigeonry.domain.tenant import SendingDomain
 from pigeonry.ports.environment import Clock, Dice
@@ -43,7 +45,6 @@ from pigeonry.ports.network import SourceGone
 from pigeonry.ports.queue_store import QueueStore
 from pigeonry.protocol.dkim.signer import DkimSigner
 from pigeonry.queue.ready import ReadyQueues
-from pigeonry.queue.settlement import TEST_MODE
 from pigeonry.quota.shares import Share
 from pigeonry.telemetry.log import Logger
 
@@ -71,6 +72,7 @@ class Dispatcher:
         interventions: The operator's; none when not given.
         node: Whose address the system chooses: what receivers allow is for each address.
         policies: What recipients' domains want of TLS.
+        book: What providers allow, and what their replies mean.
     """
 
     def __init__(
@@ -95,13 +97,12 @@ class Dispatcher:
         interventions: Interventions | None = None,
         node: str = "",
         policies: Policies = NO_POLICIES,
+        book: RuleBook = EMPTY,
     ) -> None:
         self._ready = ready
         self._router = router
         self._dice = dice
         self._limits = limits or DeliveryLimits()
-        self._shares = shares
-        self._node = node
         self._egress = egress or Egress(domain=domain, clock=clock)
         self._interventions = interventions or Interventions(clock)
         self._parts = Parts(
@@ -119,18 +120,26 @@ class Dispatcher:
             failed=self._failed,
             astray=self._astray,
             interventions=self._interventions,
+            book=book,
+            ruled=self._ruled,
             turnstile=Turnstile(clock, self._limits.beginning_s),
             log=log,
         )
         self._lanes: dict[tuple[str, str], Lane] = {}  # by source and site
+        self._standings = Standings(book, limits=self._limits, shares=shares, node=node, ended=self._adapt)
         self.explaining = Explaining(
-            self._lanes, interventions=self._interventions, egress=self._egress, router=router, ready=ready, clock=clock
+            self._lanes,
+            standings=self._standings,
+            interventions=self._interventions,
+            egress=self._egress,
+            router=router,
+            ready=ready,
+            clock=clock,
         )
         """Why what is due is not attempted."""
         self._couriers = 0
         self._hungry: dict[Lane, None] = {}  # lanes that want a connection when all are taken, in order
-        self._to_tell: deque[tuple[Pending, Deferred | Withdrawn]] = deque()  # what is settled without an attempt
-        self._telling = False
+        self._unattempted = Unattempted(self._parts, self._check_quiet)
         self._looking: dict[str, list[Pending]] = {}  # recipients whose domain's route is being looked up
         self._to_look: deque[str] = deque()
         self._look_ups = 0
@@ -180,6 +189,7 @@ class Dispatcher:
                 finally:
                     self._tasks = None
         finally:
+            self._standings.stop()
             for lane in self._lanes.values():
                 lane.stop()
 
@@ -209,8 +219,8 @@ class Dispatcher:
             route = await self._router.route(domain)
             await self._parts.policies.learn(domain)
         except NoRoute as none:
-            outcome = _timed(none.outcome, self._parts.clock.monotonic() - started)
-            await self._conclude_all(self._claimed(self._looking.pop(domain)), outcome)
+            outcome = timed(none.outcome, self._parts.clock.monotonic() - started)
+            await self._unattempted.conclude_all(self._claimed(self._looking.pop(domain)), outcome)
         except Exception:  # a look-up that meets a bug of ours must harm no other
             self._parts.log.exception("look_up_failed", domain=domain)
             for pending in self._claimed(self._looking.pop(domain, [])):
@@ -245,36 +255,46 @@ class Dispatcher:
             lane = self._lanes[key] = self._lane(outlet, route)
         else:
             lane.route = route
+        if lane.standing.tenants and (rest := lane.standing.tenants.get(pending.tenant)) is not None:
+            if self._parts.settling.claim(pending):
+                self._put_off(pending, rest)
+            self._drop_if_done(lane)
+            return
         self._ready.push(lane.path, pending)
         self._stir(lane)
 
     def _lane(self, outlet: Outlet, route: Route) -> Lane:
-        source, site, ready = outlet.source.address, route.site, self._ready
-        share = self._shares(f"connections:{source or self._node}:{site}", self._limits.connections_per_path)
-        lane = Lane(outlet, route, share)
-        share.needed = lambda: self._needed(lane)
-        share.weight = lambda: max(1.0, ready.tenants(lane.path))
-        share.changed = lambda: self._adapt(lane)
+        standing = self._standings.of(outlet.source.address, route)
+        lane = Lane(outlet, route, standing)
+        share, ready = standing.share, self._ready
+        share.needed = lambda: sum(self._needed(each) for each in standing.lanes)
+        share.weight = lambda: max(1.0, sum(ready.tenants(each.path) for each in standing.lanes))
+        share.changed = lambda: self._adapt(standing)
+        standing.lanes[lane] = None
         return lane
 
     def _needed(self, lane: Lane) -> int:
         """How many connections its work could use."""
         if self._ending or lane.failures:
-            return lane.couriers
-        return lane.couriers - len(lane.idle) + self._ready.backlog(lane.path)
+            return lane.serving
+        return lane.serving - len(lane.idle) + self._ready.backlog(lane.path)
 
-    def _adapt(self, lane: Lane) -> None:
-        """Other workers leave more connections to this one, or are to have some of its."""
-        lane.dismiss_idle()
-        for _ in range(min(lane.share.allowed - lane.couriers, self._ready.backlog(lane.path))):
-            self._stir(lane)
+    def _adapt(self, standing: Standing) -> None:
+        """Other workers leave more connections to this one, or are to have some of its; or a rest is over."""
+        standing.dismiss_idle()
+        for lane in tuple(standing.lanes):
+            for _ in range(min(standing.allowed - standing.share.used, self._ready.backlog(lane.path))):
+                self._stir(lane)
 
     def _pop(self, lane: Lane) -> Pending | None:
         """The next recipient for a courier."""
-        pending = self._ready.pop(lane.path)
-        if pending is not None:
-            lane.pace.taken += 1
-        return pending
+        while (pending := self._ready.pop(lane.path)) is not None:
+            tenants = lane.standing.tenants
+            if not tenants or (rest := tenants.get(pending.tenant)) is None:
+                lane.pace.taken += 1
+                return pending
+            self._put_off(pending, rest)
+        return None
 
     def _stir(self, lane: Lane) -> None:
         """See to it that somebody serves a lane for which something waits, soon if not now."""
@@ -294,12 +314,15 @@ class Dispatcher:
 
     def _add(self, lane: Lane) -> None:
         """Have one more connection serve a lane."""
-        if self._ending or self._tasks is None or lane.wake_one():
+        if self._ending or self._tasks is None:
             return
-        if lane.resting or (lane.failures and lane.couriers):
+        if lane.standing.rest is not None:
+            self._sweep(lane)
             return
-        if lane.couriers >= lane.share.allowed:
-            lane.share.more()
+        if lane.wake_one() or lane.resting or (lane.failures and lane.serving):
+            return
+        if lane.standing.full:
+            lane.standing.make_room(lane)
             return
         if self._couriers >= self._limits.connections_max:
             self._hungry[lane] = None
@@ -308,7 +331,8 @@ class Dispatcher:
             self.review_egress()
             self._leave(lane)
             return
-        if lane.share.take():
+        if lane.standing.share.take():
+            lane.serving += 1
             self._couriers += 1
             self._tasks.create_task(self._serve(lane))
 
@@ -320,7 +344,8 @@ class Dispatcher:
             self._parts.log.exception("courier_failed", site=lane.path.site)
         finally:
             lane.leaving -= courier.leaving
-            lane.share.give()
+            lane.serving -= 1
+            lane.standing.share.give()
             self._couriers -= 1
             self._check_quiet()
             self._hand_on(lane)
@@ -331,13 +356,20 @@ class Dispatcher:
             hungry = next(iter(self._hungry))
             del self._hungry[hungry]
             self._stir(hungry)
+        for hungry in lane.standing.next_hungry():
+            self._stir(hungry)
         if self._ready.backlog(lane.path):
-            if lane.failures >= self._limits.failures_before_sweep and not lane.couriers:
+            if lane.failures >= self._limits.failures_before_sweep and not lane.serving:
                 self._sweep(lane)
             self._stir(lane)
-        elif not lane.couriers and not lane.resting and not lane.sweeping:
+        else:
+            self._drop_if_done(lane)
+
+    def _drop_if_done(self, lane: Lane) -> None:
+        if not (lane.serving or lane.resting or lane.sweeping or self._ready.backlog(lane.path)):
             lane.stop()
-            self._lanes.pop((lane.path.source, lane.path.site), None)
+            if self._lanes.pop((lane.path.source, lane.path.site), None) is not None:
+                self._standings.left(lane)
 
     def _failed(self, lane: Lane, failure: Deferred) -> None:
         lane.failed(failure, limits=self._limits, dice=self._dice, wake=lambda: self._hand_on(lane))
@@ -353,6 +385,27 @@ class Dispatcher:
 
     def _intervene(self, told: Intervention, pending: Pending) -> None:
         self._leave_to_store(pending, self._interventions.outcome(told, pending))
+
+    # Providers
+
+    def _ruled(self, lane: Lane, pending: Pending, rule: Rule) -> None:
+        """A reply to a recipient fired a rule that is about more than that recipient."""
+        standing = lane.standing
+        if not standing.take_measure(rule, pending.tenant, self._parts.clock.monotonic()):
+            return
+        who = {"tenant": pending.tenant} if rule.action is Action.SUSPEND_TENANT else {}
+        self._parts.log.warning(
+            "provider_rest", rule=rule.id, provider=standing.name, source=lane.path.source, seconds=rule.for_s, **who
+        )
+        if standing.rest is not None:
+            standing.dismiss_idle()
+            for each in tuple(standing.lanes):
+                self._sweep(each)
+
+    def _put_off(self, pending: Pending, rest: Rest) -> None:
+        """Defer a recipient of ours whose tenant rests."""
+        if self._tasks is not None:
+            self._unattempted.tell(pending, held_back(rest, self._parts.clock.monotonic()), self._tasks, claimed=True)
 
     # Sources
 
@@ -408,23 +461,7 @@ class Dispatcher:
         if outcome is None or self._tasks is None or self._ending:
             self._parts.settling.set_aside(pending)
             return
-        self._to_tell.append((pending, outcome))
-        if not self._telling:
-            self._telling = True
-            self._tasks.create_task(self._tell())
-
-    async def _tell(self) -> None:
-        """Settle those who have to wait, so many at once that they share commits."""
-        try:
-            while self._to_tell and not self._ending:
-                async with asyncio.TaskGroup() as settles:
-                    for _ in range(min(len(self._to_tell), self._limits.swept_at_once)):
-                        pending, outcome = self._to_tell.popleft()
-                        if self._parts.settling.claim(pending):
-                            settles.create_task(self._conclude(pending, outcome))
-        finally:
-            self._telling = False
-            self._check_quiet()
+        self._unattempted.tell(pending, outcome, self._tasks, claimed=False)
 
     # Ends without a connection
 
@@ -434,50 +471,25 @@ class Dispatcher:
             self._tasks.create_task(self._sweep_out(lane))
 
     async def _sweep_out(self, lane: Lane) -> None:
-        """Defer all that waits for a path that keeps failing."""
+        """Defer all that waits for a path that keeps failing, or whose source rests."""
         try:
-            while lane.failure is not None and not self._ending:
+            while (outcome := self._why_not(lane)) is not None and not self._ending:
                 swept: deque[Pending] = deque()
                 while len(swept) < self._limits.swept_at_once and (pending := self._ready.pop(lane.path)) is not None:
                     swept.append(pending)
                 if not swept:
                     return
-                await self._conclude_all(swept, lane.failure)
+                await self._unattempted.conclude_all(swept, outcome)
         finally:
             lane.sweeping = False
             self._check_quiet()
+            self._drop_if_done(lane)
 
-    async def _conclude_all(self, pendings: deque[Pending], outcome: Deferred | Refused) -> None:
-        """Settle them all, so many at once that they share commits; what a drain leaves over stays pending."""
-        while pendings and not self._ending:
-            async with asyncio.TaskGroup() as settles:
-                for _ in range(min(len(pendings), self._limits.swept_at_once)):
-                    settles.create_task(self._conclude(pendings.popleft(), outcome))
-
-    async def _conclude(self, pending: Pending, outcome: Deferred | Refused | Withdrawn) -> None:
-        """Settle a recipient for whom there was no conversation."""
-        parts = self._parts
-        kept = parts.content.kept(pending.message)
-        try:
-            message = await parts.store.message(pending.message) if kept is None else kept[0]
-        except Fault:
-            parts.settling.postpone(pending, seconds=self._limits.retry_content_s)
-            return
-        if message is None:
-            parts.settling.forget(pending.message, pending.serial)
-        else:
-            message = await parts.preparing.told(pending, message)
-            settle = parts.settlement(
-                pending, message, TEST_MODE if message.options.testmode else outcome, parts.clock.now()
-            )
-            await parts.settling.settled(settle, deadline=parts.clock.monotonic() + self._limits.settle_s)
+    def _why_not(self, lane: Lane) -> Deferred | None:
+        rest = lane.standing.rest
+        return lane.failure if rest is None else held_back(rest, self._parts.clock.monotonic())
 
     def _check_quiet(self) -> None:
         sweeping = any(lane.sweeping for lane in self._lanes.values()) if self._ending else False
-        if self._ending and not (self._couriers or self._look_ups or self._telling or sweeping):
+        if self._ending and not (self._couriers or self._look_ups or self._unattempted.telling or sweeping):
             self._quiet.set()
-
-
-def _timed(outcome: Deferred | Refused, session_s: float) -> Deferred | Refused:
-    attempt: Attempt = msgspec.structs.replace(outcome.attempt, session_s=round(session_s, 6))
-    return msgspec.structs.replace(outcome, attempt=attempt)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pigeonry.delivery.interventions import Interventions
     from pigeonry.delivery.lane import Lane
     from pigeonry.delivery.routing import Router
+    from pigeonry.delivery.standing import Standings
     from pigeonry.domain.intervention import Intervention
     from pigeonry.domain.message import Pending
     from pigeonry.ports.environment import Clock
@@ -36,6 +37,7 @@ class Explaining:
         self,
         lanes: Mapping[tuple[str, str], Lane],
         *,
+        standings: Standings,
         interventions: Interventions,
         egress: Egress,
         router: Router,
@@ -43,6 +45,7 @@ class Explaining:
         clock: Clock,
     ) -> None:
         self._lanes = lanes
+        self._standings = standings
         self._interventions = interventions
         self._egress = egress
         self._router = router
@@ -66,17 +69,22 @@ class Explaining:
         told = self._interventions.on_path(pending, source=source, site=route.site)
         if told is not None:
             return _intervened(told)
+        standing = self._standings.known(source, route)
+        rest = None if standing is None else standing.rest or standing.tenants.get(pending.tenant)
+        if rest is not None:
+            text = f"It rests after a reply of {rest.whose} (rule {rest.rule.id}): {rest.rule.means}"
+            return Holding("rest", "receiver", text, self._clock.now() + rest.until - self._clock.monotonic())
         lane = self._lanes.get((source, route.site))
         return _NEXT if lane is None else self._on(lane)
 
     def _on(self, lane: Lane) -> Holding:
-        site, waiting = lane.path.site, self._ready.backlog(lane.path)
+        site, waiting, standing = lane.path.site, self._ready.backlog(lane.path), lane.standing
         if lane.rests_s > 0.0:
             times = "once" if lane.failures == 1 else f"{lane.failures} times in a row"
             text = f"No session with {site} could be had {times}{_said(lane)}"
             return Holding("rest", "receiver", text, self._clock.now() + lane.rests_s)
-        if lane.couriers >= lane.share.allowed:
-            most = f"All {lane.share.allowed} connections to {site} that this worker may have are taken"
+        if standing.share.used >= standing.allowed:
+            most = f"All {standing.allowed} connections to {standing.name} that this worker may have are taken"
             return Holding("connections", "receiver", f"{most}; {waiting} wait.")
         return Holding("turn", "server", f"It waits for its turn among {waiting} for {site}.")
 

@@ -9,10 +9,10 @@ from typing import Final
 from pigeonry.delivery.egress import Outlet
 from pigeonry.delivery.limits import DeliveryLimits
 from pigeonry.delivery.pace import PATIENCE_S, Pace
+from pigeonry.delivery.standing import Standing
 from pigeonry.domain.outcome import Deferred
 from pigeonry.domain.route import EgressPath, Route
 from pigeonry.ports.environment import Dice
-from pigeonry.quota.shares import Share
 
 __all__ = ["Lane"]
 
@@ -25,7 +25,7 @@ class Lane:
     Args:
         outlet: Where it leaves from.
         route: The hosts, as they were last found.
-        share: Of the connections that all workers together may have to it.
+        standing: Of its source with the provider whose site it is, which the lanes of all its sites share.
     """
 
     __slots__ = (
@@ -39,16 +39,19 @@ class Lane:
         "pace",
         "path",
         "route",
-        "share",
+        "serving",
+        "standing",
         "sweeping",
     )
 
-    def __init__(self, outlet: Outlet, route: Route, share: Share) -> None:
+    def __init__(self, outlet: Outlet, route: Route, standing: Standing) -> None:
         self.outlet = outlet
         self.path = EgressPath(outlet.key, route.site)
         """Its key in the ready queues."""
         self.route = route
-        self.share = share
+        self.standing = standing
+        self.serving = 0
+        """Couriers: connections that stand or are being opened."""
         self.leaving = 0
         """Couriers that were too many and are about to end."""
         self.idle: list[asyncio.Future[bool]] = []
@@ -62,19 +65,14 @@ class Lane:
         self._watch: asyncio.TimerHandle | None = None
 
     @property
-    def couriers(self) -> int:
-        """Connections that stand or are being opened."""
-        return self.share.used
-
-    @property
     def busy(self) -> int:
         """Connections that will take more when they are done with what they have."""
-        return self.share.used - self.leaving - len(self.idle)
+        return self.serving - self.leaving - len(self.idle)
 
     @property
     def over(self) -> bool:
-        """Whether other workers are to have one of its connections."""
-        return self.share.used - self.leaving > self.share.allowed
+        """Whether one of its connections is to end: others are to have it, or there are to be fewer, or none."""
+        return self.standing.over
 
     @property
     def resting(self) -> bool:
@@ -97,14 +95,14 @@ class Lane:
                 return True
         return False
 
-    def dismiss_idle(self) -> None:
-        """End couriers without work, as many as there are too many of."""
-        for _ in range(self.share.used - self.leaving - self.share.allowed):
-            if not self.idle:
-                return
+    def dismiss_one(self) -> bool:
+        """End a courier that waits for work; False when none does."""
+        while self.idle:
             waiter = self.idle.pop(0)
             if not waiter.done():
                 waiter.set_result(False)
+                return True
+        return False
 
     def worked(self) -> None:
         """A server took part in a conversation: what failed before is over."""

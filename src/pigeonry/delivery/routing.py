@@ -1,7 +1,9 @@
 """Which hosts take mail for a domain.
 
 Domains whose MX hosts are the same are one *site* (MX roll-up): thousands of domains with one provider then share
-connections, limits and back-off. The site's name is made of the hosts' names in canonical order.
+connections, limits and back-off. The site's name is made of the hosts' names in canonical order. Where the rule book
+says of a provider that each of its hosts takes mail for all its domains, all of them are one site whatever hosts they
+name; it also tells whose hosts these are.
 
 Standards: RFC 5321 section 5.1 (MX by preference, chance among equals, implicit MX), section 2.3.5; RFC 7505 (null MX:
 5.1.10, reply code 556); RFC 3463 section 3.2 (5.1.2, bad destination system). Events of domains that cannot be found
@@ -16,7 +18,9 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pigeonry.delivery.classify import UNREACHABLE, UNRESOLVED
+from pigeonry.delivery.rulebook.book import EMPTY, RuleBook
 from pigeonry.domain.address import ascii_domain
+from pigeonry.domain.blame import Cause
 from pigeonry.domain.errors import BadAddress
 from pigeonry.domain.outcome import Attempt, Deferred, Refused
 from pigeonry.domain.reply import EnhancedStatus, Reply
@@ -81,10 +85,12 @@ class MxRouter:
         resolver: Asked for MX; addresses are looked up when a host is connected to.
         clock, dice: Time for the routes kept, chance among hosts of equal preference.
         port: Where the hosts listen; 25 but in tests.
+        book: Knows providers by their hosts.
     """
 
-    def __init__(self, resolver: Resolver, *, clock: Clock, dice: Dice, port: int = 25) -> None:
+    def __init__(self, resolver: Resolver, *, clock: Clock, dice: Dice, port: int = 25, book: RuleBook = EMPTY) -> None:
         self._resolver = resolver
+        self._book = book
         self._clock = clock
         self._dice = dice
         self._port = port
@@ -129,7 +135,11 @@ class MxRouter:
             description = "The domain's MX records name no valid host."
             raise NoRoute(Deferred(Attempt(), UNREACHABLE, description=description))
         order = sorted(hosts, key=lambda host: (host.preference, self._dice.random()))[:HOSTS_MAX]
-        return Route(site=_site(order), hosts=tuple(order))
+        provider = self._book.provider_of([host.name for host in order])
+        if provider is None:
+            return Route(site=_site(order), hosts=tuple(order))
+        site = f"provider:{provider.id}" if provider.one_site else _site(order)
+        return Route(site=site, hosts=tuple(order), provider=provider.id)
 
     async def _implicit(self, domain: str) -> Route:
         if not await self._resolver.addresses(domain):
@@ -159,14 +169,14 @@ def _host_name(name: str) -> str:
 
 def _null_mx() -> Refused:
     reply = Reply(556, "The domain takes no mail (null MX).", EnhancedStatus(1, 10))
-    return Refused(Attempt(), 556, reply, description=reply.text)
+    return Refused(Attempt(), 556, reply, description=reply.text, cause=Cause.DESTINATION)
 
 
 def _no_such_domain() -> Refused:
     reply = Reply(550, "The domain does not exist.", EnhancedStatus(1, 2))
-    return Refused(Attempt(), UNRESOLVED, reply, description=reply.text)
+    return Refused(Attempt(), UNRESOLVED, reply, description=reply.text, cause=Cause.DESTINATION)
 
 
 def _no_mail_server() -> Refused:
     reply = Reply(550, "The domain has no mail server: neither MX records nor an address.", EnhancedStatus(1, 2))
-    return Refused(Attempt(), UNRESOLVED, reply, description=reply.text)
+    return Refused(Attempt(), UNRESOLVED, reply, description=reply.text, cause=Cause.DESTINATION)

@@ -11,6 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from pigeonry.domain.blame import Cause
+
 __all__ = [
     "Accepted",
     "Attachment",
@@ -96,6 +98,9 @@ class DeliveryStatus(_Part, frozen=True, omit_defaults=False):
 
     Internal codes (reference section 2.4): 498 no MX or unreachable, 499 MX unreachable, 602 too old,
     650 test mode.
+
+    ``rule`` and ``cause`` are ours: the rule of the rule book that a refusal or deferral fired, and what is to blame
+    (``domain.blame``).
     """
 
     code: int
@@ -113,6 +118,8 @@ class DeliveryStatus(_Part, frozen=True, omit_defaults=False):
     bounce_type: Literal["hard", "soft"] | msgspec.UnsetType = msgspec.UNSET
     last_code: int | msgspec.UnsetType = msgspec.UNSET
     last_message: str | msgspec.UnsetType = msgspec.UNSET
+    rule: str | msgspec.UnsetType = msgspec.UNSET
+    cause: Cause | msgspec.UnsetType = msgspec.UNSET
 
 
 class Reject(_Part, frozen=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from pigeonry.domain.blame import Cause
     from pigeonry.domain.reply import Reply
 
 __all__ = ["Attempt", "Deferred", "Delivered", "InDoubt", "Outcome", "Refused", "Withdrawn"]
@@ -50,6 +51,9 @@ class Deferred(msgspec.Struct, frozen=True, gc=False):
         reason: The event's reason.
         held: Whether it waits for something of ours and not for its turn: it stays due as it was.
         over: Whether it waited for as long as it may, so that it is not tried again.
+        rule: Id of the rule of the rule book that says so; empty for none.
+        cause: What is to blame (``domain.blame``), None when nobody knows.
+        pause_s: Seconds before which it is not to be tried again; 0.0 for the schedule's own pause.
     """
 
     attempt: Attempt
@@ -59,16 +63,26 @@ class Deferred(msgspec.Struct, frozen=True, gc=False):
     reason: str = "generic"
     held: bool = False
     over: bool = False
+    rule: str = ""
+    cause: Cause | None = None
+    pause_s: float = 0.0
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """It will never work (5yz, null MX, expired)."""
+    """It will never work (5yz, null MX, expired).
+
+    Args:
+        rule: Id of the rule of the rule book that says so; empty for none.
+        cause: What is to blame, None when nobody knows. Whether the recipient may be suppressed for it, it knows.
+    """
 
     attempt: Attempt
     code: int
     reply: Reply | None = None
     description: str = ""
     reason: str = "bounce"
+    rule: str = ""
+    cause: Cause | None = None
 
 
 class InDoubt(msgspec.Struct, frozen=True, gc=False):

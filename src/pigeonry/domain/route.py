@@ -31,11 +31,13 @@ class Route(msgspec.Struct, frozen=True):
             share connections and limits.
         hosts: In the order to be tried.
         smarthost: Whether configuration gave the host: MX rules and the domain's TLS policy are then not asked.
+        provider: Id of the receiving provider in the rule book; empty for one without rules of its own.
     """
 
     site: str
     hosts: tuple[Host, ...]
     smarthost: bool = False
+    provider: str = ""
 
 
 class EgressSource(msgspec.Struct, frozen=True):

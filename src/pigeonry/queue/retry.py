@@ -51,7 +51,14 @@ class RetrySchedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def next_attempt(
-    *, now: float, attempts: int, expires_at: float, schedule: RetrySchedule, dice: Dice, in_doubt: bool = False
+    *,
+    now: float,
+    attempts: int,
+    expires_at: float,
+    schedule: RetrySchedule,
+    dice: Dice,
+    in_doubt: bool = False,
+    pause_s: float = 0.0,
 ) -> float | None:
     """Time of the next attempt, seconds since the Unix epoch; None when the message has expired.
 
@@ -63,6 +70,8 @@ def next_attempt(
         attempts: How many were made, this one included; at least 1.
         expires_at: Seconds since the Unix epoch.
         in_doubt: Whether the outcome of this attempt is not known: the pause is then at least the in-doubt delay.
+        pause_s: Seconds that the pause is to last at least, when the receiver or a rule of ours asks for it; but never
+            longer than the schedule's longest.
     """
     assert attempts >= 1, "a retry follows an attempt"
     if now >= expires_at:
@@ -71,7 +80,7 @@ def next_attempt(
     if in_doubt:
         # A recipient in doubt may be tried after its expiry, once: to give up earlier would not make it surer.
         return now + _spread(max(schedule.in_doubt_s, 0.0), schedule, dice)
-    return min(now + _spread(pause, schedule, dice), expires_at)
+    return min(now + _spread(max(pause, min(pause_s, schedule.pause_s_max)), schedule, dice), expires_at)
 
 
 def _spread(pause: float, schedule: RetrySchedule, dice: Dice) -> float:

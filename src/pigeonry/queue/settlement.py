@@ -72,6 +72,7 @@ def settle(
             description=outcome.description,
             now=now,
         )
+        _blame(status, outcome)
         status["bounce_type"] = "hard"
         return _failed(pending, message, outcome.attempt, status, outcome.reason, now=now, ids=ids)
     if isinstance(outcome, Withdrawn):
@@ -191,6 +192,7 @@ def _try_again(
     else:
         code, reply, reason, description = outcome.code, outcome.reply, outcome.reason, outcome.description
     number = pending.attempts + 1
+    pause_s = outcome.pause_s if isinstance(outcome, Deferred) else 0.0
     held = isinstance(outcome, Deferred) and outcome.held
     if (held and now >= message.expires_at) or (isinstance(outcome, Deferred) and outcome.over):
         due = None
@@ -198,9 +200,17 @@ def _try_again(
         due = pending.due
     else:
         due = next_attempt(
-            now=now, attempts=number, expires_at=message.expires_at, schedule=schedule, dice=dice, in_doubt=doubt
+            now=now,
+            attempts=number,
+            expires_at=message.expires_at,
+            schedule=schedule,
+            dice=dice,
+            in_doubt=doubt,
+            pause_s=pause_s,
         )
     status = _status(pending, message, outcome, code=code, reply=reply, description=description, now=now)
+    if isinstance(outcome, Deferred):
+        _blame(status, outcome)
     status["bounce_type"] = "soft"
     if due is None:
         status["last_code"] = code
@@ -285,6 +295,14 @@ def _status(
         "utf8": attempt.utf8,
         "first_delivery_attempt_seconds": _waited(message, pending.first_attempt_at or now - attempt.session_s),
     }
+
+
+def _blame(status: dict[str, object], outcome: Deferred | Refused) -> None:
+    """Say by which rule, and what is to blame."""
+    if outcome.cause is not None:
+        status["cause"] = outcome.cause
+    if outcome.rule:
+        status["rule"] = outcome.rule
 
 
 def _waited(message: Message, first_attempt_at: float) -> float:

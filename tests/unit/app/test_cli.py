@@ -206,6 +206,25 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_the_rule_book_is_reported_and_all_its_rules_fire(shell: Shell) -> None:
+    told = shell.json("rules", "report")
+    assert told["not_firing"] == []
+    assert told["totals"]["providers"] == len(told["providers"])
+    status, out, _ = shell.run("rules", "report")
+    assert status == exits.OK
+    assert out.splitlines()[-1].endswith("all rules fire")
+
+
+def test_what_a_reply_would_do_is_said(shell: Shell) -> None:
+    reply = "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred"
+    told = shell.json("rules", "test", reply, "--mx", "MTA5.am0.yahoodns.net.")
+    assert (told["provider"], told["rule"], told["action"]) == ("yahoo", "yahoo.complaints", "suspend-source")
+    assert shell.json("rules", "test", "550-5.1.1 no\\n550 5.1.1 such user", "--answers", "rcpt")["suppresses"] is True
+    assert shell.run("rules", "test", "250 ok")[0] == exits.NOT_FOUND
+    status, _, err = shell.run("rules", "test", "hello")
+    assert (status, err) == (exits.USAGE, "pigeonry: 'hello' is no SMTP reply, such as 550 5.1.1 No such user\n")
+
+
 def test_every_command_but_serve_can_be_read_by_a_program() -> None:
     silent = [
         f"{name}.{function}"

@@ -380,3 +380,15 @@ def test_a_domain_publishes_the_addresses_of_its_pools_and_of_those_that_stand_i
     assert addresses(msgspec.structs.replace(plain, pool="dedicated")) == ["2001:db8::2", "192.0.2.1"]
     assert addresses(msgspec.structs.replace(plain, pool="gone")) == []
     assert addresses_of(load(None, {}).egress)(plain) == []
+
+
+def test_a_rule_book_file_that_cannot_be_relied_on_is_told_with_its_rule(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('id = "mine"\nname = "Mine"\nhosts = [".mine.test", ".qq.com"]\n')
+    gone = tmp_path / "gone.toml"
+    assert problems(tmp_path, f'[rulebook]\nfiles = ["{gone}"]') == [
+        f"rulebook.files: {gone}: cannot be read (No such file or directory)"
+    ]
+    assert problems(tmp_path, f'[rulebook]\nfiles = ["{own}"]') == [
+        "rulebook.files: .qq.com: is claimed by mine and tencent"
+    ]

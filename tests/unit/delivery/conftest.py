@@ -19,6 +19,8 @@ from pigeonry.delivery.opening import Opener
 from pigeonry.delivery.policies import NO_POLICIES, Policies
 from pigeonry.delivery.reach import everywhere
 from pigeonry.delivery.routing import MxRouter, Router
+from pigeonry.delivery.rulebook.book import EMPTY, RuleBook
+from pigeonry.delivery.rulebook.rules import Provider
 from pigeonry.domain.event import EventMessage, MessageHeaders
 from pigeonry.domain.message import DotSent, Message, MessageKey, Pending, RecipientView, Settle
 from pigeonry.domain.message import RecipientState as State
@@ -258,6 +260,7 @@ class Stage:
         self.signers: tuple[Any, ...] = ()
         self.domains: dict[str, Any] = {}
         self.egress: Egress | None = None
+        self.book = EMPTY
         self.elsewhere: dict[str, Dialer] = {}
         """What connects by way of another node."""
         self.policies: Policies = NO_POLICIES
@@ -288,6 +291,11 @@ class Stage:
         if octets.startswith(b".\r\n") or b"\r\n.\r\n" in octets:
             self.trace.append("dot")
             self.passed("dot")
+
+    def knows(self, *providers: Provider) -> None:
+        """Deliver by a rule book of these providers."""
+        self.book = RuleBook(providers)
+        self.router = MxRouter(self.names, clock=self.clock, dice=self.dice, book=self.book)
 
     def site(self, domain: str = "to.test", address: str = "198.51.100.1", **script: Any) -> Script:
         """A domain with one mail server."""
@@ -404,6 +412,7 @@ class Stage:
             shares=shares,
             egress=self.egress,
             policies=self.policies,
+            book=self.book,
         )
 
     def deliver(self, *pendings: Pending, seconds: float = 30.0, **limits: Any) -> None:

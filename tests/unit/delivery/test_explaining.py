@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from pigeonry.delivery.egress import Egress
+from pigeonry.delivery.rulebook.rules import Provider, Rule
 from pigeonry.domain.intervention import Intervention, Scope
 from pigeonry.domain.route import EgressPool, EgressSource
 
@@ -66,3 +69,21 @@ def test_a_pool_without_an_address(stage):
 def test_a_look_up(stage):
     stage.site()
     assert holding(stage, seconds=0.001).limit == "route"
+
+
+def test_a_source_that_rests_at_a_provider(stage):
+    listed = {"id": "world.listed", "means": "We are on a list.", "cause": "blocklist", "action": "suspend-source"}
+    given = {
+        **listed,
+        "for_s": 600.0,
+        "codes": ["421"],
+        "source": "a document",
+        "date": "2026-11-28",
+        "samples": ["421 x"],
+    }
+    stage.knows(Provider(id="world", name="World", rules=(msgspec.convert(given, Rule),)))
+    stage.site(replies={"MAIL": b"421 listed"}, offers=())
+    said = holding(stage)
+    assert (said.limit, said.whose) == ("rest", "receiver")
+    assert "(rule world.listed): We are on a list." in said.description
+    assert 590.0 < said.until - stage.clock.now() <= 600.0

@@ -54,3 +54,13 @@ def test_seventy_two_hours_take_some_two_dozen_attempts() -> None:
         now, attempts = due, attempts + 1
     assert now == SCHEDULE.expiry_s
     assert 18 <= attempts <= 25
+
+
+def test_a_pause_that_a_rule_asks_for_is_kept_within_the_longest_of_the_schedule() -> None:
+    def asked(pause_s: float, attempts: int = 1) -> float | None:
+        at = next_attempt(
+            now=1000.0, attempts=attempts, expires_at=1e9, schedule=SCHEDULE, dice=Fixed(0.0), pause_s=pause_s
+        )
+        return None if at is None else at - 1000.0
+
+    assert [asked(60.0), asked(3600.0), asked(60.0, 3), asked(1e6)] == [300, 3600, 1200, 14400]

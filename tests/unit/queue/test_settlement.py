@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from pigeonry.domain.blame import Cause
 from pigeonry.domain.event import Delivered as DeliveredEvent
 from pigeonry.domain.event import EventMessage, Failed, MessageHeaders, decode_event
 from pigeonry.domain.message import Message, MessageKey, Options, Pending, RecipientState
@@ -178,3 +179,15 @@ def test_who_waited_for_as_long_as_he_may_fails_as_too_old() -> None:
     assert (event.severity, event.reason) == ("permanent", "old")
     status = event.delivery_status
     assert (status.code, status.last_code, status.last_message, status.bounce_type) == (602, 603, "No address", "soft")
+
+
+def test_the_rule_and_what_is_to_blame_are_told() -> None:
+    told = Deferred(ATTEMPT, 421, Reply(421, "slowly"), rule="big.rate", cause=Cause.RATE, pause_s=3600.0)
+    written, event = outcome_of(told)
+    assert (event.delivery_status.rule, event.delivery_status.cause) == ("big.rate", Cause.RATE)
+    assert 3600 <= event.delivery_status.retry_seconds <= 4500
+    assert b'"rule":"big.rate","cause":"rate"' in written.event
+    _, event = outcome_of(Refused(ATTEMPT, 550, Reply(550, "no"), rule="world.refused", cause=Cause.POLICY))
+    assert (event.delivery_status.rule, event.delivery_status.cause) == ("world.refused", Cause.POLICY)
+    _, event = outcome_of(Refused(ATTEMPT, 550, Reply(550, "no")))
+    assert (event.delivery_status.rule, event.delivery_status.cause) == (msgspec.UNSET, msgspec.UNSET)
