@@ -18,9 +18,8 @@ from pigeonry.doors.commands.frames import FRAME_OCTETS_MAX
 __all__ = ["Answer", "Command", "decode_command", "encode_answer", "encode_command", "refusal", "result_of"]
 
 
-WITHIN_S_MAX: Final = (
-    2_678_400.0  # seconds, a month: nothing is waited for so long, and what is no number at all is none
-)
+SECONDS_MAX: Final = 2_678_400.0  # a month: nothing is waited for so long
+_Seconds = Annotated[float, msgspec.Meta(ge=-SECONDS_MAX, le=SECONDS_MAX)]  # no NaN; below 0.0 it is too late already
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,7 +35,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     argument: Any = None
     slot: int | None = None
-    within_s: Annotated[float, msgspec.Meta(ge=0.0, le=WITHIN_S_MAX)] | None = None
+    within_s: _Seconds | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,7 +44,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     result: Any = None
     error: str = ""
     text: str = ""
-    retry_after_s: Annotated[float, msgspec.Meta(ge=0.0, le=WITHIN_S_MAX)] | None = None
+    retry_after_s: _Seconds | None = None
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

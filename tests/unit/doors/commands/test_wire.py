@@ -14,7 +14,7 @@ def test_a_command_comes_back_as_it_was() -> None:
     assert decode_command(encode_command(command)) == command
 
 
-@pytest.mark.parametrize("seconds", [-1.0, 1e9, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [-1e9, 1e9, float("nan"), float("inf")])
 def test_a_time_that_is_none_is_refused(seconds: float) -> None:
     octets = msgspec.msgpack.encode({"name": "queue.show", "within_s": seconds})
     with pytest.raises(PigeonryError):
