@@ -42,11 +42,17 @@ async def read_events(node: Node, keyspace: str) -> dict[int, list[bytes]]:
 
 
 async def _read(node: Node, keyspace: str) -> list[Group]:
-    cql = f"SELECT shard, epoch, number, seq, octets FROM {keyspace}.journal"  # noqa: S608  # the drill's own
-    rows = await node.rows(cql, timeout_s=_ASK_S, consistency=wire.ALL)
-    return [
-        (_int(shard), _int(epoch), _int(number), _int(seq), octets or b"") for shard, epoch, number, seq, octets in rows
-    ]
+    """Partition by partition: all of it in one answer is more than a small node of Cassandra has memory for."""
+    found: list[Group] = []
+    columns = "shard, epoch, number, seq, octets"
+    partitions = f"SELECT DISTINCT shard, epoch, bucket FROM {keyspace}.journal"  # noqa: S608  # the drill's own
+    for key in await node.rows(partitions, timeout_s=_ASK_S, consistency=wire.ALL):
+        shard, epoch, bucket = map(_int, key)
+        where = f"shard = {shard} AND epoch = {epoch} AND bucket = {bucket}"
+        cql = f"SELECT {columns} FROM {keyspace}.journal WHERE {where}"  # noqa: S608  # the drill's own
+        rows = await node.rows(cql, timeout_s=_ASK_S, consistency=wire.ALL)
+        found += [(_int(row[0]), _int(row[1]), _int(row[2]), _int(row[3]), row[4] or b"") for row in rows]
+    return found
 
 
 def _int(octets: bytes | None) -> int:
