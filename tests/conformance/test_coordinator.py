@@ -22,29 +22,14 @@ from pigeonry.stores.memory.coordinator import Board, MemoryCoordinator
 from pigeonry.stores.sqlite.coordinator import SqliteCoordinator
 from pigeonry.testing.cassandra import Cluster
 from support.cassandra_leases import LEASE_KEYSPACE, lease_sessions
+from support.tenancy import HandClock
 
 Two = tuple[Coordinator, Coordinator]
 
 
-class Hands:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.at = 1_000_000.0
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        self.at += seconds
-
-
 @pytest.fixture
-def clock() -> Hands:
-    return Hands()
+def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture(params=["memory", "sqlite", "cassandra"])
@@ -54,7 +39,7 @@ def engine(request: pytest.FixtureRequest) -> str | Cluster:
 
 
 @pytest.fixture
-async def two(engine: str | Cluster, tmp_path: Path, clock: Hands) -> AsyncIterator[Two]:
+async def two(engine: str | Cluster, tmp_path: Path, clock: HandClock) -> AsyncIterator[Two]:
     if not isinstance(engine, str):
         async with lease_sessions(engine, 2) as sessions:
             prefix = uuid4().hex
@@ -75,7 +60,7 @@ async def two(engine: str | Cluster, tmp_path: Path, clock: Hands) -> AsyncItera
 class Named:
     """A coordinator whose leases have names of one test's own, and its clock."""
 
-    def __init__(self, coordinator: Coordinator, prefix: str, clock: Hands) -> None:
+    def __init__(self, coordinator: Coordinator, prefix: str, clock: HandClock) -> None:
         self.clock = clock
         self._coordinator = coordinator
         self._prefix = prefix
@@ -98,12 +83,12 @@ class Named:
         return None if lease is None else msgspec.structs.replace(lease, name=lease.name.removeprefix(self._prefix))
 
 
-def cassandra_leases(session: Session, clock: Hands, prefix: str, machine: str = "one") -> Named:
+def cassandra_leases(session: Session, clock: HandClock, prefix: str, machine: str = "one") -> Named:
     coordinator = CassandraCoordinator(session, keyspace=LEASE_KEYSPACE, machine=machine, clock=clock, ids=SystemIds())
     return Named(coordinator, prefix, clock)
 
 
-def sqlite(folder: Path, lane, clock: Hands) -> SqliteCoordinator:
+def sqlite(folder: Path, lane, clock: HandClock) -> SqliteCoordinator:
     return SqliteCoordinator(str(folder / "coordinator.db"), disk=LocalDisk(str(folder)), lane=lane, clock=clock)
 
 
@@ -142,7 +127,7 @@ async def test_who_holds_it_gets_it_renewed_with_the_same_epoch(two: Two):
     assert (again.epoch, again.expires_at) == (first.epoch, 1_000_090.0)
 
 
-async def test_an_expired_lease_is_taken_with_a_higher_epoch_and_cannot_be_renewed(two: Two, clock: Hands):
+async def test_an_expired_lease_is_taken_with_a_higher_epoch_and_cannot_be_renewed(two: Two, clock: HandClock):
     first = await two[0].acquire("x", owner="a", ttl_s=60)
     assert first is not None
     clock.at += 60
@@ -154,7 +139,7 @@ async def test_an_expired_lease_is_taken_with_a_higher_epoch_and_cannot_be_renew
     assert await two[0].acquire("x", owner="a", ttl_s=60) is None
 
 
-async def test_who_lets_it_expire_gets_it_back_only_with_a_higher_epoch(two: Two, clock: Hands):
+async def test_who_lets_it_expire_gets_it_back_only_with_a_higher_epoch(two: Two, clock: HandClock):
     first = await two[0].acquire("x", owner="a", ttl_s=60)
     clock.at += 61
     second = await two[0].acquire("x", owner="a", ttl_s=60)
@@ -164,7 +149,7 @@ async def test_who_lets_it_expire_gets_it_back_only_with_a_higher_epoch(two: Two
     assert await two[0].renew(first, ttl_s=60) is None
 
 
-async def test_an_expired_lease_that_nobody_took_can_be_renewed(two: Two, clock: Hands):
+async def test_an_expired_lease_that_nobody_took_can_be_renewed(two: Two, clock: HandClock):
     first = await two[0].acquire("x", owner="a", ttl_s=60)
     assert first is not None
     clock.at += 61
@@ -174,7 +159,7 @@ async def test_an_expired_lease_that_nobody_took_can_be_renewed(two: Two, clock:
     assert await two[1].acquire("x", owner="b", ttl_s=60) is None
 
 
-async def test_a_renewed_lease_is_held_until_its_new_end(two: Two, clock: Hands):
+async def test_a_renewed_lease_is_held_until_its_new_end(two: Two, clock: HandClock):
     first = await two[0].acquire("x", owner="a", ttl_s=60)
     assert first is not None
     clock.at += 50
@@ -198,7 +183,7 @@ async def test_of_many_who_ask_at_once_one_gets_it(two: Two):
     assert sum(lease is not None for lease in await asyncio.gather(*asked)) == 1
 
 
-async def test_sqlite_epochs_rise_although_the_file_was_lost(tmp_path: Path, clock: Hands):
+async def test_sqlite_epochs_rise_although_the_file_was_lost(tmp_path: Path, clock: HandClock):
     lane = ThreadLanes().lane("leases")
     before = sqlite(tmp_path, lane, clock)
     first = await before.acquire("x", owner="a", ttl_s=60)
@@ -215,7 +200,7 @@ async def test_sqlite_epochs_rise_although_the_file_was_lost(tmp_path: Path, clo
     lane.close()
 
 
-async def test_sqlite_epochs_rise_although_the_clock_was_set_back(tmp_path: Path, clock: Hands):
+async def test_sqlite_epochs_rise_although_the_clock_was_set_back(tmp_path: Path, clock: HandClock):
     lane = ThreadLanes().lane("leases")
     leases = sqlite(tmp_path, lane, clock)
     first = await leases.acquire("x", owner="a", ttl_s=60)
@@ -229,7 +214,7 @@ async def test_sqlite_epochs_rise_although_the_clock_was_set_back(tmp_path: Path
     lane.close()
 
 
-async def test_sqlite_lease_survives_its_owners_crash(tmp_path: Path, clock: Hands):
+async def test_sqlite_lease_survives_its_owners_crash(tmp_path: Path, clock: HandClock):
     lanes = [ThreadLanes().lane(name) for name in ("one", "two")]
     crashed, other = (sqlite(tmp_path, lane, clock) for lane in lanes)
     assert await crashed.acquire("x", owner="a", ttl_s=60) is not None
@@ -240,7 +225,7 @@ async def test_sqlite_lease_survives_its_owners_crash(tmp_path: Path, clock: Han
         lane.close()
 
 
-async def test_sqlite_forgets_leases_that_expired_long_ago(tmp_path: Path, clock: Hands):
+async def test_sqlite_forgets_leases_that_expired_long_ago(tmp_path: Path, clock: HandClock):
     lane = ThreadLanes().lane("leases")
     leases = sqlite(tmp_path, lane, clock)
     for number in range(50):
@@ -254,9 +239,9 @@ async def test_sqlite_forgets_leases_that_expired_long_ago(tmp_path: Path, clock
 
 
 @pytest.fixture
-async def three(cassandra: Cluster, clock: Hands) -> AsyncIterator[tuple[Named, Named, Named]]:
+async def three(cassandra: Cluster, clock: HandClock) -> AsyncIterator[tuple[Named, Named, Named]]:
     """Two workers of one machine, and one of another whose clock has its own start."""
-    other = Hands()
+    other = HandClock()
     other.at = 5.0
     async with lease_sessions(cassandra, 1) as (session,):
         prefix = uuid4().hex
@@ -268,7 +253,7 @@ Three = tuple[Named, Named, Named]
 
 
 async def test_cassandra_lease_of_another_machine_is_over_when_it_was_seen_unchanged_for_its_life(
-    three: Three, clock: Hands
+    three: Three, clock: HandClock
 ):
     """Whatever wall clocks say, and although the observer's monotonic clock shows less than the owner's."""
     owner, _, observer = three
@@ -303,7 +288,7 @@ async def test_cassandra_owner_whose_lease_was_taken_finds_out_when_it_renews(th
     assert await observer.renew(second, ttl_s=60) is not None
 
 
-async def test_cassandra_worker_of_the_same_machine_takes_over_when_the_lease_ends(three: Three, clock: Hands):
+async def test_cassandra_worker_of_the_same_machine_takes_over_when_the_lease_ends(three: Three, clock: HandClock):
     owner, beside, _ = three
     await owner.acquire("x", owner="a", ttl_s=60)
     clock.at += 60

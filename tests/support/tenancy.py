@@ -18,8 +18,8 @@ from pigeonry.stores.memory.documents import MemoryDocuments
 class HandClock:
     """Time that stands until it is moved; sleeping moves it and lets others run."""
 
-    def __init__(self) -> None:
-        self.at = 1_000_000.0
+    def __init__(self, at: float = 1_000_000.0) -> None:
+        self.at = at
 
     def now(self) -> float:
         return self.at

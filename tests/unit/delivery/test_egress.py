@@ -13,6 +13,7 @@ from pigeonry.domain.message import MessageKey, Pending
 from pigeonry.domain.outcome import Deferred
 from pigeonry.domain.route import EgressPool, EgressSource
 from pigeonry.domain.tenant import SendingDomain
+from support.tenancy import HandClock
 
 A, B, C, SIX = (
     EgressSource("a", "192.0.2.1"),
@@ -22,27 +23,11 @@ A, B, C, SIX = (
 )
 
 
-class Hands:
-    """Time as a test sets it."""
-
-    def __init__(self) -> None:
-        self.at = 1_000.0
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        self.at += seconds
-
-
 class Place:
     """An ``Egress``, and what it stands among."""
 
     def __init__(self, *pools: EgressPool, default: str = "shared") -> None:
-        self.clock = Hands()
+        self.clock = HandClock(1_000.0)
         self.domains: dict[str, SendingDomain] = {}
         self.egress = Egress(pools, default=default, domain=self.domains.get, clock=self.clock)
         self.serial = 0
@@ -228,14 +213,14 @@ def test_a_site_without_addresses_of_a_family_gets_the_other_one(first: EgressSo
 
 
 def test_without_configuration_the_system_chooses() -> None:
-    egress = Egress(domain={}.get, clock=Hands())
+    egress = Egress(domain={}.get, clock=HandClock())
     outlet = egress.choose(Place(EgressPool("shared", ((A, 1),))).recipient())
     assert outlet is not None
     assert (outlet.source.address, outlet.until) == ("", math.inf)
 
 
 def test_nobody_stands_in_before_it_is_known_what_is_owned() -> None:
-    clock, domain = Hands(), SendingDomain("1", "d.test", "acct", 0.0, pool="own")
+    clock, domain = HandClock(), SendingDomain("1", "d.test", "acct", 0.0, pool="own")
     pools = (EgressPool("shared", ((A, 1),)), EgressPool("own", ((B, 1),), on_site_loss="shared"))
     egress = Egress(pools, default="shared", domain={"d.test": domain}.get, clock=clock, learning_s=2.0)
     egress.outlets[A.address].until = math.inf
