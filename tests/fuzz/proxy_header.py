@@ -6,7 +6,6 @@ Under atheris: ``python tests/fuzz/proxy_header.py [corpus]``. Without it the sa
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from pigeonry.protocol.proxy import HEADER_OCTETS_MAX, BadHeader, Source, read  # noqa: E402 - after the path above
+from support.fuzzing import main  # noqa: E402 - after the path above
 from support.proxy import SIGNATURE, v4, v6  # noqa: E402 - after the path above
 
 SAMPLES = (
@@ -55,24 +55,5 @@ def generated(dice: random.Random) -> bytes:
     return bytes([dice.randrange(40)]) + bytes(made[: dice.choice((len(made), dice.randrange(len(made) + 1)))])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--runs", type=int, default=20_000)
-    known, rest = parser.parse_known_args()
-    if known.seed is None:
-        import atheris
-
-        atheris.Setup([sys.argv[0], *rest], target)
-        atheris.Fuzz()
-    for run in range(known.runs):
-        octets = generated(random.Random(f"{known.seed}:{run}"))
-        try:
-            target(octets)
-        except BaseException:
-            print(f"seed={known.seed} run={run} octets={octets!r}")
-            raise
-
-
 if __name__ == "__main__":
-    main()
+    main(target, generated)

@@ -6,7 +6,6 @@ generator makes of the protocol's own words: ``python tests/fuzz/smtp_server.py 
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import sys
@@ -17,6 +16,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from pigeonry.domain.reply import Reply  # noqa: E402 - after the path above
 from pigeonry.protocol.smtp.data import HELD_OCTETS_MAX  # noqa: E402 - after the path above
 from pigeonry.protocol.smtp.server import AUTH_LINE_OCTETS_MAX  # noqa: E402 - after the path above
+from support.fuzzing import main  # noqa: E402 - after the path above
 from support.smtp_session import Talk, service  # noqa: E402 - after the path above
 
 REPLIES = re.compile(rb"(?:[2-5][0-9]{2}(?:-[^\r\n\x00]*|(?: [^\r\n\x00]*)?)\r\n)*")
@@ -75,24 +75,5 @@ def generated(dice: random.Random) -> bytes:
     return bytes(made)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--runs", type=int, default=20_000)
-    known, rest = parser.parse_known_args()
-    if known.seed is None:
-        import atheris
-
-        atheris.Setup([sys.argv[0], *rest], target)
-        atheris.Fuzz()
-    for run in range(known.runs):
-        octets = generated(random.Random(f"{known.seed}:{run}"))
-        try:
-            target(octets)
-        except BaseException:
-            print(f"seed={known.seed} run={run} octets={octets!r}")
-            raise
-
-
 if __name__ == "__main__":
-    main()
+    main(target, generated)
