@@ -33,6 +33,8 @@ from pigeonry.stores.counts import Counts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pigeonry.ports.queue_store import DueMark
+
 __all__ = ["Group", "Shard"]
 
 SERIAL_BITS: Final = 40
@@ -196,9 +198,9 @@ class Shard:
 
     # -- reading
 
-    def due(self, *, after: object, until: float) -> Iterator[Pending]:
+    def due(self, *, after: DueMark, until: float) -> Iterator[Pending]:
         """Who waits and may be seen, in the order of (due, serial)."""
-        for pending in self.waiting.due(after=after, until=until, shard=self.number):  # type: ignore[arg-type]
+        for pending in self.waiting.due(after=after, until=until, shard=self.number):
             if pending.message.serial not in self.hidden:
                 yield pending
 
@@ -359,8 +361,3 @@ def _blank(group: Group, serial: int) -> None:
     if place is not None:
         start, count = place
         group.events[start : start + count] = [b""] * count
-
-
-def settled(entries: Iterable[Entry]) -> Iterator[Settled]:
-    """Those entries that tell of an end."""
-    return (entry for entry in entries if type(entry) is Settled and entry.state != _PENDING)
