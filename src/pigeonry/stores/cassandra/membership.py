@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pigeonry.stores.cassandra.locations import Locations
     from pigeonry.stores.cassandra.session import Session
 
-__all__ = ["Member", "Membership"]
+__all__ = ["MemberRow", "Membership"]
 
 BEATS: Final = 4  # renewals in the time that a lease lasts: two may fail
 OVER_PAUSE: Final = 0.2  # of a beat, between two renewals of a lease that ran out: everybody waits for it
@@ -48,8 +48,8 @@ _RENEW: Final = (
 _DEPOSE: Final = "UPDATE member USING TTL ? SET beat = -1, state = 'gone' WHERE name = ? IF beat = ?"
 
 
-class Member(msgspec.Struct, frozen=True):
-    """A worker of the cluster.
+class MemberRow(msgspec.Struct, frozen=True):
+    """A worker of the cluster as its row has it: ``ports.ownership.Member`` is one that is not known to be gone.
 
     Args:
         name: ``node/slot/life``: whoever begins anew is somebody else.
@@ -72,7 +72,7 @@ class Membership:
     Args:
         session: Speaks to the lease keyspace.
         worker: ``node/slot``.
-        location, address: As in ``Member``.
+        location, address: As in ``MemberRow``.
         ttl_s: How long a lease lasts.
         clock: Its monotonic time must go on while the machine is suspended.
         locations: Where a location can be given up: tells whether this one may have leases at all.
@@ -105,7 +105,7 @@ class Membership:
         self._state = "serving"
         self._until = float("-inf")
         self._renewed = asyncio.Event()
-        self._seen: dict[str, tuple[Member, float]] = {}
+        self._seen: dict[str, tuple[MemberRow, float]] = {}
         self._looked = float("-inf")
         self.lost: Callable[[], None] = _nothing
         """Called when this member was deposed: every shard is another's."""
@@ -208,35 +208,35 @@ class Membership:
         at = self._clock.monotonic()
         watched = at - self._looked <= self._ttl_s / BEATS * UNWATCHED
         self._looked = at
-        seen: dict[str, tuple[Member, float]] = {}
+        seen: dict[str, tuple[MemberRow, float]] = {}
         for name, beat, *rest in rows:
             if not _NAME.fullmatch(name):
                 continue  # no worker wrote it, and none is to stumble over it
-            member = Member(name, beat or 0, *(text or "" for text in rest))
+            member = MemberRow(name, beat or 0, *(text or "" for text in rest))
             known = self._seen.get(member.name)
             silent = watched and known is not None and known[0].beat == member.beat
             seen[member.name] = (member, known[1] if silent and known is not None else at)
         self._seen = seen
 
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[MemberRow]:
         """All that were seen when looked last, gone ones too."""
         return [member for member, _ in self._seen.values()]
 
-    def alive(self) -> Sequence[Member]:
+    def alive(self) -> Sequence[MemberRow]:
         """Those that have a lease as far as is known here, this one with them, by name."""
         return sorted(
             (each for each in self.members() if each.beat >= 0 and (each.name == self.name or not self.expired(each))),
             key=_name,
         )
 
-    def expired(self, member: Member) -> bool:
+    def expired(self, member: MemberRow) -> bool:
         """Whether it may be deposed: it did not renew for longer than its lease lasts."""
         known = self._seen.get(member.name)
         if known is None or known[0] != member:
             return False
         return member.beat < 0 or self._clock.monotonic() >= known[1] + self._ttl_s * (1.0 + MARGIN)
 
-    async def depose(self, member: Member) -> bool:
+    async def depose(self, member: MemberRow) -> bool:
         """Take an expired member's lease away for good; False when it was renewed after all.
 
         Raises:
@@ -272,7 +272,7 @@ class Membership:
         return await self._session.conditional(cql, values, timeout_s=self._ttl_s / BEATS)
 
 
-def _name(member: Member) -> str:
+def _name(member: MemberRow) -> str:
     return member.name
 
 

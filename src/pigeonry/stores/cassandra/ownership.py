@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pigeonry.ports.ownership import Member as PortMember
+from pigeonry.ports.ownership import Member
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pigeonry.ports.environment import Clock
-    from pigeonry.stores.cassandra.membership import Member, Membership
+    from pigeonry.stores.cassandra.membership import MemberRow, Membership
     from pigeonry.stores.cassandra.shares import ShardRow, Shares
 
 __all__ = ["CassandraOwnership"]
@@ -31,18 +31,18 @@ class CassandraOwnership:
         self._rows: dict[int, ShardRow] = {}
         self._at = float("-inf")
 
-    async def owner_of(self, shard: int, *, fresh: bool = False) -> PortMember | None:
+    async def owner_of(self, shard: int, *, fresh: bool = False) -> Member | None:
         """The owner of a shard."""
         await self._look(fresh=fresh)
         row = self._rows.get(shard)
         return None if row is None else self._owner(row)
 
-    async def owners(self) -> Mapping[int, PortMember | None]:
+    async def owners(self) -> Mapping[int, Member | None]:
         """Every shard and its owner."""
         await self._look(fresh=True)
         return {number: self._owner(row) for number, row in self._rows.items()}
 
-    async def members(self, *, fresh: bool = False) -> Sequence[PortMember]:
+    async def members(self, *, fresh: bool = False) -> Sequence[Member]:
         """All members that are not known to be gone."""
         if fresh:
             await self._membership.look()
@@ -56,14 +56,14 @@ class CassandraOwnership:
             self._rows = {row.number: row for row in await self._shares.read()}
             self._at = at
 
-    def _owner(self, row: ShardRow) -> PortMember | None:
+    def _owner(self, row: ShardRow) -> Member | None:
         for each in self._membership.alive():
             if each.name == row.owner:
                 return _told(each)
         return None
 
 
-def _told(member: Member) -> PortMember:
+def _told(member: MemberRow) -> Member:
     node, slot, _ = member.name.rsplit("/", 2)
     draining = member.state == "draining"
-    return PortMember(node, int(slot), member.address, member.location, "draining" if draining else "serving")
+    return Member(node, int(slot), member.address, member.location, "draining" if draining else "serving")

@@ -19,7 +19,7 @@ from pigeonry.stores.cassandra.session import Consistency
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pigeonry.stores.cassandra.membership import Member, Membership
+    from pigeonry.stores.cassandra.membership import MemberRow, Membership
     from pigeonry.stores.cassandra.session import Session
 
 __all__ = ["ShardRow", "Shares"]
@@ -148,7 +148,7 @@ class Shares:
                 wanted[home] = least + (among.index(self._membership.name) < more)
         return wanted
 
-    def owner(self, row: ShardRow) -> Member | None:
+    def owner(self, row: ShardRow) -> MemberRow | None:
         """The owner's row, as it was seen when looked last."""
         return next((each for each in self._membership.members() if each.name == row.owner), None)
 

@@ -16,7 +16,7 @@ from pigeonry.stores.cassandra.checkpoints import ShardUnreadable
 from pigeonry.stores.cassandra.holding import UNREADABLE_S_MAX, Holding
 from pigeonry.stores.cassandra.journal import Buckets
 from pigeonry.stores.cassandra.limits import Limits
-from pigeonry.stores.cassandra.membership import Member
+from pigeonry.stores.cassandra.membership import MemberRow
 from pigeonry.stores.cassandra.served import Served
 from pigeonry.stores.cassandra.session import Consistency
 from pigeonry.stores.cassandra.shard import Shard
@@ -61,8 +61,8 @@ class Me:
     async def look(self) -> None:
         pass
 
-    def alive(self) -> list[Member]:
-        return [Member(self.name, 1, "serving", self.location, "")]
+    def alive(self) -> list[MemberRow]:
+        return [MemberRow(self.name, 1, "serving", self.location, "")]
 
     members = alive
 
