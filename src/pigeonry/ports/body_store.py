@@ -28,15 +28,15 @@ class Spool(Protocol):
         """Append.
 
         Raises:
-            StoreBusy: The disk is full.
+            StoreBusy: The disk is full, or the store lags too far behind.
         """
         ...
 
     async def finish(self) -> bytes | BodyRef:
-        """The body for ``Accept``: octets when it is small, else a reference to its file, which is synced.
+        """The body for ``Accept``: octets when it is small, else a reference to where it is, durable.
 
         Raises:
-            StoreBusy: The disk is full or does not answer.
+            StoreBusy: The disk is full, or the store does not answer.
         """
         ...
 

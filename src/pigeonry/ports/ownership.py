@@ -43,7 +43,7 @@ class Ownership(Protocol):
         """The owner of a shard; None when nobody owns it now, or there is no such shard.
 
         Args:
-            fresh: Look where it is decided. Otherwise the answer may be some seconds old and costs no I/O.
+            fresh: Look where it is decided. Otherwise the answer may be some seconds old, and mostly costs no I/O.
 
         Raises:
             StoreBusy: It cannot be found out in time.

@@ -108,6 +108,8 @@ class QueueStore(Protocol):
             StoreInDoubt: Likewise: not in time while the write was under way. An ``Accept`` is voided by the store
                 itself before any of its recipients can be seen by ``due`` or its events by ``EventLog.tail``.
                 The same holds for an ``Accept`` that was withdrawn.
+            ShardMoved: Likewise: the shard is another worker's. Nothing of an ``Accept`` was stored; of all else the
+                new owner knows what became of it, and trying again here is no use.
         """
         ...
 
@@ -120,7 +122,11 @@ class QueueStore(Protocol):
         ...
 
     async def message(self, key: MessageKey) -> Message | None:
-        """The message, of any shard of this node; None when there is none, or it was voided."""
+        """The message, of any shard of the node, or of its cluster; None when there is none, or it was voided.
+
+        Raises:
+            StoreBusy: It could not be read.
+        """
         ...
 
     async def body(self, key: MessageKey) -> bytes | None:
@@ -140,7 +146,11 @@ class QueueStore(Protocol):
         ...
 
     async def idempotent(self, scope: bytes) -> IdempotencyRecord | None:
-        """The unexpired record of that scope, whichever worker of the node committed it."""
+        """The unexpired record of that scope, whichever worker of the node, or of its cluster, committed it.
+
+        Raises:
+            StoreBusy: It could not be read, or is of a request that nobody has settled yet.
+        """
         ...
 
     def place(self) -> str:
