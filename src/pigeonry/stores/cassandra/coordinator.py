@@ -88,12 +88,6 @@ class CassandraCoordinator:
             "WHERE name = ? IF beat = ?"
         )
 
-    async def open(self) -> None:
-        """The session is open; the stores are used alike."""
-
-    async def close(self) -> None:
-        """The session is closed by who opened it."""
-
     async def acquire(
         self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
     ) -> Lease | None:

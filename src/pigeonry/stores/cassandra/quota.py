@@ -76,12 +76,6 @@ class CassandraQuota:
         )
         self._called = f"SELECT caller, slot, number FROM {call} WHERE session = ?"  # noqa: S608
 
-    async def open(self) -> None:
-        """The session with the store is open; the stores are used alike."""
-
-    async def close(self) -> None:
-        """The session with the store is closed by who opened it."""
-
     async def join(self, session: str) -> None:
         """Begin a session."""
         await self._write_beat(session)

@@ -36,12 +36,6 @@ class MemoryCoordinator:
         self._clock = clock
         self._board = board or Board()
 
-    async def open(self) -> None:
-        """There is nothing to open; the stores are used alike."""
-
-    async def close(self) -> None:
-        """There is nothing to close."""
-
     async def acquire(
         self, name: str, *, owner: str, ttl_s: float, ended: Callable[[str], Awaitable[bool]] | None = None
     ) -> Lease | None:

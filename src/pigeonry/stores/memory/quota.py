@@ -41,12 +41,6 @@ class MemoryQuota:
         self._table = table or Table()
         self._witness = Witness(clock)
 
-    async def open(self) -> None:
-        """There is nothing to open; the stores are used alike."""
-
-    async def close(self) -> None:
-        """There is nothing to close."""
-
     async def join(self, session: str) -> None:
         """Begin a session."""
         self._table.beats[session] = 1

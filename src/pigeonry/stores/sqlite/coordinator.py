@@ -52,10 +52,6 @@ class SqliteCoordinator:
             timeout_s=timeout_s,
         )
 
-    async def open(self) -> None:
-        """Make or open the file now rather than on first use."""
-        await self._file.open()
-
     async def close(self) -> None:
         """Close the connection."""
         await self._file.close()

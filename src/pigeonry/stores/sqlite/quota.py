@@ -50,10 +50,6 @@ class SqliteQuota:
             path, disk=disk, lane=lane, clock=clock, schema=_SCHEMA, synchronous="NORMAL", timeout_s=timeout_s
         )
 
-    async def open(self) -> None:
-        """Make or open the file now rather than on first use."""
-        await self._file.open()
-
     async def close(self) -> None:
         """Close the file. Sessions that were not left are found dead by the others."""
         await self._file.close()
