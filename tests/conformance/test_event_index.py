@@ -301,3 +301,61 @@ async def test_restoring_what_is_there_changes_nothing_and_what_is_not_fed_yet_i
     before = (await node.other.search(query())).items
     assert await node.one.restore(0, [(i + 1, accepted(i, T0 + i)) for i in range(7)]) == 0
     assert (await node.other.search(query())).items == before
+
+
+def edges(page) -> dict[int, tuple[int, int]]:
+    return dict(page.covered)
+
+
+async def test_only_the_shards_that_are_asked_for_are_looked_at_and_it_is_said_how_far(node: Node):
+    node.clock.time = T0 + 1000
+    for shard in range(3):
+        await node.feed(*[accepted(10 * shard + i, T0 + 100 * i + shard) for i in range(4)], shard=shard)
+    page = await node.other.search(query(shards=(0, 2)))
+    assert ids(page) == [0, 20, 1, 21, 2, 22, 3, 23]
+    assert edges(page) == {0: (0, 4), 2: (0, 4)}
+    page = await node.other.search(query(shards=(0, 2), limit=3))
+    assert (ids(page), edges(page)) == ([0, 20, 1], {0: (0, 2), 2: (0, 1)})
+    page = await node.other.search(query(shards=(0, 2), limit=3, ascending=False))
+    assert (ids(page), edges(page)) == ([23, 3, 22], {0: (3, 4), 2: (2, 4)})
+    page = await node.other.search(
+        query(shards=(0, 1), begin_us=round((T0 + 100) * 1e6), end_us=round((T0 + 200.5) * 1e6))
+    )
+    assert (ids(page), edges(page)) == ([1, 11, 2], {0: (1, 3), 1: (1, 2)})
+    page = await node.other.search(query(shards=(5,)))
+    assert (ids(page), edges(page)) == ([], {5: (0, 0)})
+    assert edges(await node.other.search(query())) == {}
+
+
+async def test_pages_go_on_from_a_seq_in_each_shard_whatever_the_place(node: Node):
+    node.clock.time = T0 + 3 * DAY
+    for shard in range(2):
+        await node.feed(*[accepted(10 * shard + i, T0 + i * DAY / 2 + shard) for i in range(6)], shard=shard)
+    marks = {0: 2, 1: 3}
+    page = await node.other.search(query(shards=(0, 1), marks=marks))
+    assert (ids(page), edges(page)) == ([2, 3, 13, 4, 14, 5, 15], {0: (2, 6), 1: (3, 6)})
+    page = await node.other.search(query(shards=(0, 1), marks=marks, ascending=False))
+    assert (ids(page), edges(page)) == ([12, 11, 1, 10, 0], {0: (0, 2), 1: (0, 3)})
+    page = await node.other.search(query(shards=(0, 1), marks=marks, ascending=False, limit=2))
+    assert (ids(page), edges(page)) == ([12, 11], {0: (2, 2), 1: (1, 3)})
+    page = await node.other.search(query(shards=(0, 1), marks={0: 9, 1: 6}))
+    assert (ids(page), edges(page)) == ([], {0: (9, 9), 1: (6, 6)})
+    page = await node.other.search(query(shards=(0, 1), marks={0: 4}, after=IndexMark(round((T0 + DAY) * 1e6), 1, 2)))
+    assert ids(page) == [12, 13, 4, 14, 5, 15]
+
+
+async def test_a_page_ends_when_its_octets_are_up(node: Node):
+    node.clock.time = T0 + 100
+    await node.feed(*[accepted(i, T0 + i) for i in range(4)])
+    page = await node.other.search(query(shards=(0,), octets_max=1))
+    assert (ids(page), edges(page)) == ([0], {0: (0, 1)})
+    assert page.upto == page.items[-1][0]
+
+
+async def test_it_is_known_how_far_each_shard_is(node: Node):
+    assert node.one.reached(0) == 0.0
+    node.clock.time = T0 + 100
+    await node.feed(accepted(1, T0 + 1))
+    assert node.one.reached(0) == T0 + 1
+    await node.level()
+    assert T0 + 99 <= node.one.reached(0) <= T0 + 100

@@ -33,9 +33,9 @@ class Owner:
         self.folder = folder
         self.index = self.other()
 
-    def other(self) -> SqliteEventIndex:
+    def other(self, *, moving: bool = False) -> SqliteEventIndex:
         return SqliteEventIndex(
-            str(self.folder), disk=LocalDisk(str(self.folder)), lanes=ThreadLanes(), clock=self.clock
+            str(self.folder), disk=LocalDisk(str(self.folder)), lanes=ThreadLanes(), clock=self.clock, moving=moving
         )
 
     async def follow(self, upto: int = len(LOG), *, oldest: int = 1, level: bool = True) -> list[int]:
@@ -271,3 +271,28 @@ async def test_a_file_that_is_gone_is_begun_anew_by_restoring(owner: Owner):
     await owner.index.restore(0, LOG)
     await owner.follow()
     assert (await owner.index.search(ALL)).items == before
+
+
+async def test_what_came_while_another_node_had_the_shard_is_placed_by_its_time(owner: Owner):
+    await owner.index.close()
+    owner.index = owner.other(moving=True)
+    owner.clock.time = T0 + 1.5 * DAY
+    await owner.follow(4)
+    await owner.index.give_up(0)
+    owner.clock.time = NOW
+    assert await owner.follow() == EVERY[4:]
+    places = [mark.time_us for mark, _ in (await owner.index.search(ALL)).items]
+    assert places[4:] == [round((T0 + seq * DAY / 4) * 1e6) for seq in EVERY[4:]]
+
+
+async def test_old_days_of_a_shard_that_went_elsewhere_are_removed_and_the_last_one_stays(owner: Owner):
+    await owner.index.close()
+    owner.index = owner.other(moving=True)
+    await owner.follow()
+    days = [path.name for path in owner.days()]
+    await owner.index.retire(before=T0 + 1.5 * DAY)
+    assert [path.name for path in owner.days()] == days[1:]
+    await owner.index.give_up(0)
+    await owner.index.retire(before=NOW)
+    assert [path.name for path in owner.days()] == days[-1:]
+    assert await owner.index.cursor(0) == 12

@@ -19,6 +19,7 @@ def ownership() -> Ownership:
 async def test_every_shard_has_an_owner_and_all_questions_get_the_same_answer(ownership: Ownership) -> None:
     owners = await ownership.owners()
     assert sorted(owners) == list(range(SHARDS))
+    assert await ownership.owners(fresh=False) == owners
     for shard, owner in owners.items():
         assert owner in MEMBERS
         assert await ownership.owner_of(shard) == owner == await ownership.owner_of(shard, fresh=True)

@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
@@ -106,7 +109,8 @@ def test_a_message_is_shown_and_changed_through_a_node_that_does_not_own_it_also
     tmp_path: Path, store: str
 ) -> None:
     with two(tmp_path, store) as (first, second, receiver):
-        key, later = first.key_for("ours.test"), {"o:deliverytime": formatdate(time.time() + 3600)}
+        first.command("domain", "add", "ours.test")
+        key, later = str(first.command("key", "create")["key"]), {"o:deliverytime": formatdate(time.time() + 3600)}
         for number in range(4):
             recipient = f"r{number}@dest.test"
             until(lambda to=recipient: first.post("ours.test", key, to, **later) == 200, "the key is known")
@@ -119,11 +123,48 @@ def test_a_message_is_shown_and_changed_through_a_node_that_does_not_own_it_also
         until(lambda: len(receiver.by_recipient) == 1, "the one that was hastened is delivered")
         members = second.command("cluster", "status")["members"]
         assert [(member["member"], member["problem"]) for member in members] == [("one/0", ""), ("two/0", "")]
+        followed = [Followed(node, key) for node in (first, second)]
+        until(lambda: all(each.more() == 7 for each in followed), "both nodes show all events")
+        assert followed[0].seen == followed[1].seen
+        rebuilt = second.command("events", "rebuild", "--from", "0", "--to", str(time.time()))
+        assert (rebuilt["shards"], rebuilt["looked_at"], rebuilt["unreachable"]) == (1, 7, [])
 
         os.killpg(first.daemon.process.pid, signal.SIGKILL)
         assert ended(second, lost) == exits.UNREACHABLE
         until(lambda: ended(second, lost) == exits.OK, "the survivor owns it and ends it", 40.0)
         assert second.command("queue", "show")["items"] == []
+        until(lambda: followed[1].more() == 8, "who follows goes on where he was", 20.0)
+        assert followed[1].kinds() == Counter(accepted=4, delivered=1, failed=3)
+        until(lambda: Followed(second, key).more() == 8, "who begins anew sees all of them once", 20.0)
+
+
+class Followed:
+    """Events that somebody has seen who follows ``next``, by what each is."""
+
+    def __init__(self, node: Serving, key: str) -> None:
+        self.node, self.key = node, key
+        self.next = "/v3/ours.test/events?ascending=yes&begin=0&limit=3"
+        self.seen: list[tuple[str, str]] = []
+
+    def more(self) -> int:
+        """Go on as far as there is something; how many were seen, -1 while not all can be seen or the key is not known."""
+        while True:
+            page, refused = {}, None
+            try:
+                page = self.node.get(self.next, self.key)
+            except urllib.error.HTTPError as error:
+                error.close()
+                refused = error
+            if refused is not None:
+                assert refused.code == 401 or (refused.code, bool(refused.headers["retry-after"])) == (503, True)
+                return -1
+            self.next = urllib.parse.urlsplit(page["paging"]["next"]).path
+            self.seen += [(event["id"], event["event"]) for event in page["items"]]
+            if not page["items"]:
+                return len(self.seen)
+
+    def kinds(self) -> Counter[str]:
+        return Counter(kind for _, kind in self.seen)
 
 
 def ended(node: Serving, key: str) -> int:

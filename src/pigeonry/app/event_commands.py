@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pigeonry.domain.errors import BadRequest
+from pigeonry.events.asking import Ask, Events, Found
 from pigeonry.events.rebuild import Rebuild, Rebuilt, Window
+from pigeonry.events.scatter import LOOK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from pigeonry.doors.commands.answering import Handler
 
 __all__ = ["STEP", "WINDOWS", "Span", "event_handlers"]
+
+T = TypeVar("T")
 
 WINDOWS = "events.windows"
 STEP = "events.rebuild"
@@ -27,21 +31,24 @@ class Span(msgspec.Struct, frozen=True):
     end: float
 
 
-def event_handlers(rebuild: Rebuild) -> Mapping[str, Handler]:
-    """Handlers for ``doors.commands``: what there is to rebuild of a time, and one step of it."""
+def event_handlers(rebuild: Rebuild, own: Events) -> Mapping[str, Handler]:
+    """Handlers for ``doors.commands``: a page of our events, what there is to rebuild of a time, and one step of it."""
+
+    async def look(argument: Any) -> Found:
+        return await own.look(_asked(argument, Ask))
 
     async def windows(argument: Any) -> list[Window]:
-        try:
-            span = msgspec.convert(argument, type=Span)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"The command is malformed: {error}") from None
+        span = _asked(argument, Span)
         return await rebuild.windows(span.begin, span.end)
 
     async def step(argument: Any) -> Rebuilt:
-        try:
-            window = msgspec.convert(argument, type=Window)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"The command is malformed: {error}") from None
-        return await rebuild.step(window)
+        return await rebuild.step(_asked(argument, Window))
 
-    return {WINDOWS: windows, STEP: step}
+    return {LOOK: look, WINDOWS: windows, STEP: step}
+
+
+def _asked(argument: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(argument, type=kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"The command is malformed: {error}") from None

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from pigeonry.app.accounts import Accounts
     from pigeonry.app.settings import Settings
-    from pigeonry.doors.commands.owners import Beside
 
 __all__ = [
     "ask_any_worker",
@@ -35,7 +34,6 @@ __all__ = [
     "cluster_status",
     "node_data",
     "open_accounts",
-    "workers_here",
 ]
 
 ASK_S: Final = 30.0  # what an owner may take for a command
@@ -105,12 +103,6 @@ async def ask_every_worker(config: str | None, name: str, argument: Any = None) 
     """
     told = await ask_any_worker(config, "forward.all", Forwarded(name, argument))
     return msgspec.convert(told, type=list[Told])
-
-
-def workers_here(config: str | None) -> tuple[Beside, int]:
-    """Asks a worker of this node, by its slot; and how many there are."""
-    settings, data = node_data(config)
-    return ask_beside(data), worker_count(settings)
 
 
 async def cluster_status(config: str | None) -> Status:

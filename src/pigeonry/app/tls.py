@@ -9,12 +9,18 @@ Standards: RFC 8996 (nothing older than TLS 1.2), RFC 5280 (the certificate's sh
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import ipaddress
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["make_self_signed", "no_passphrase", "reload", "server_context"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pigeonry.app.settings import TlsSettings
+
+__all__ = ["make_self_signed", "no_passphrase", "reload", "reloader", "server_context"]
 
 VALID_DAYS: Final = 825  # longer than any development folder is kept; clients cap what they accept near this
 
@@ -39,6 +45,13 @@ def reload(context: ssl.SSLContext, cert: str, key: str) -> None:
     """
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_passphrase)
     context.load_cert_chain(cert, key, no_passphrase)
+
+
+def reloader(context: ssl.SSLContext | None, settings: TlsSettings) -> Callable[[], None]:
+    """``reload`` of a context that may not be there."""
+    if context is None:
+        return lambda: None
+    return functools.partial(reload, context, settings.cert, settings.key)
 
 
 def no_passphrase() -> str:

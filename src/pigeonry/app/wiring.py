@@ -6,7 +6,6 @@ delivery, events, doors.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +30,7 @@ from pigeonry.app.queue_commands import asking_why, command_handlers
 from pigeonry.app.rulebook import rule_book
 from pigeonry.app.secrets import event_ids, page_secret
 from pigeonry.app.smtp_config import smtp_config
-from pigeonry.app.tls import reload, server_context
+from pigeonry.app.tls import reloader, server_context
 from pigeonry.auth.allowances import Allowances
 from pigeonry.auth.keys import KeyRing
 from pigeonry.auth.logins import Logins
@@ -52,9 +51,12 @@ from pigeonry.doors.http.forwarded import Forwarded
 from pigeonry.doors.http.v1 import why
 from pigeonry.doors.http.v3 import credentials, domains, events
 from pigeonry.doors.smtp.listener import SmtpDoor
+from pigeonry.events.asking import WholeNode
 from pigeonry.events.consumer import IndexConsumer
 from pigeonry.events.ledger import LedgerAudit
+from pigeonry.events.own_shards import OwnShards
 from pigeonry.events.rebuild import Rebuild
+from pigeonry.events.scatter import Scattered
 from pigeonry.events.search import EventSearch
 from pigeonry.events.show import show
 from pigeonry.net.dialer import TcpDialer
@@ -77,7 +79,6 @@ from pigeonry.stores.sqlite.event_index import SqliteEventIndex
 from pigeonry.telemetry.metrics import Metrics, Tally
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping, Sequence
 
     from starlette.routing import Route
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from pigeonry.domain.holding import Holding
     from pigeonry.domain.message import Message, Pending, Settle
     from pigeonry.domain.outcome import Outcome
+    from pigeonry.events.asking import Events
     from pigeonry.ports.queue_store import RecoveryReport
     from pigeonry.queue.event_ids import EventIds
     from pigeonry.telemetry.log import Logger
@@ -155,9 +157,8 @@ class Wiring:
         wiring._build_egress()
         wiring._build_commanding()
         wiring._build_delivery()
-        wiring._build_doors(
-            EventSearch(wiring._index, wiring._clock, await page_secret(wiring._directory, wiring._ids, wiring._seal))
-        )
+        secret = await page_secret(wiring._directory, wiring._ids, wiring._seal)
+        wiring._build_doors(EventSearch(wiring._events, wiring._clock, secret))
         return wiring
 
     def node(self, *, around: Callable[[Any], Any] | None = None) -> Node:
@@ -195,7 +196,7 @@ class Wiring:
             idle=(self._shares.close, self._rates.close),
             of_node=(self._addresses.give_back,),
             last=(self._commanding.close, self._index.close, *self._engine.last),
-            reload_certificates=(_reloader(self._settings, self._context), self._commanding.reload),
+            reload_certificates=(reloader(self._context, self._settings.tls), self._commanding.reload),
         )
         return Node(parts, drain_s=self._settings.node.drain_s, log=self._log)
 
@@ -260,7 +261,8 @@ class Wiring:
         name = f"{self._who.me.slot}@{self._who.me.node}"
         self._shares = Shares(engine.quota, name=name, clock=clock, ids=self._ids, log=self._log)
         self._rates = Rates(engine.buckets, clock=clock, workers=engine.workers, log=self._log)
-        self._index = SqliteEventIndex(data, disk=node_disk(data), lanes=lanes, clock=clock)
+        moving = self._settings.store.engine != "sqlite"
+        self._index = SqliteEventIndex(data, disk=node_disk(data), lanes=lanes, clock=clock, moving=moving)
         self._consumer = IndexConsumer(self._store, self._index, clock)
         self._audit = LedgerAudit(self._store, clock)
 
@@ -313,7 +315,8 @@ class Wiring:
         async def owned(_argument: Any) -> Any:
             return self._lending.offers()
 
-        events = event_handlers(Rebuild(self._store, self._index))
+        mine = OwnShards(self._store.owned, log=self._store, index=self._index, clock=self._clock)
+        events = event_handlers(Rebuild(self._store, self._index), mine)
         reasons = Why(self._store, self._scheduler, self._clock, waiting=self._holding)
         own = command_handlers(self._commands, reasons, self._store, self._clock, responsible=responsible)
         self._commanding = Commanding(
@@ -326,6 +329,10 @@ class Wiring:
             near=self._dialer,
             clock=self._clock,
         )
+        self._events: Events = WholeNode(self._index)
+        if self._settings.store.engine != "sqlite":
+            ask = self._commanding.owners.ask_member
+            self._events = Scattered(mine, me=self._who.me, ownership=self._ownership, ask=ask, clock=self._clock)
 
     def _holding(self, pending: Pending) -> Holding:
         return self._dispatcher.explaining.holding(pending)
@@ -491,9 +498,3 @@ class Wiring:
             },
         )
         return doors
-
-
-def _reloader(settings: Settings, context: ssl.SSLContext | None) -> Callable[[], None]:
-    if context is None:
-        return lambda: None
-    return functools.partial(reload, context, settings.tls.cert, settings.tls.key)

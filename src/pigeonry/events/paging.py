@@ -36,6 +36,8 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
         filters: Field and expression, as asked.
         place: Where the page before ended; None for the answer's beginning (its end, when ``backward``).
         backward: Whether the page lies before ``place`` in the asked order.
+        marks: Where the page before ended, in a cluster: the last seq of each shard, by its number, that lies before
+            that in time; -1 where ``place`` says it. A shard's owner may change, and with it the place of an event.
     """
 
     domain: str
@@ -46,6 +48,7 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
     filters: tuple[tuple[str, str], ...]
     place: IndexMark | None = None
     backward: bool = False
+    marks: tuple[int, ...] = ()
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -14,13 +14,14 @@ import msgspec
 
 from pigeonry.domain.errors import BadRequest
 from pigeonry.events import expression
+from pigeonry.events.asking import Ask
 from pigeonry.events.paging import Question, TokenSigner
-from pigeonry.ports.event_index import IndexMark, IndexQuery, Term
+from pigeonry.ports.event_index import IndexMark
 from pigeonry.protocol.mime.dates import seconds_of
 
 if TYPE_CHECKING:
+    from pigeonry.events.asking import Events, Found
     from pigeonry.ports.environment import Clock
-    from pigeonry.ports.event_index import EventIndex
 
 __all__ = ["FIELDS", "EventPage", "EventSearch", "Question"]
 
@@ -30,6 +31,9 @@ FILTERS_MAX: Final = 32  # parameters of one question that are filters
 FILTER_CHARACTERS_MAX: Final = 4096  # in all of them: with them, a token fits into any client's URLs
 ENOUGH_S: Final = 0.5  # after which what was found is a page, also when it is not full
 SEARCH_S: Final = 5.0  # after which nothing was found, and the client is told why
+MARKS_MAX: Final = 1024
+"""Shards whose marks fit into a token, five octets each. With more of them pages go on from a place in time, and who
+pages while a shard moves may miss or see twice what came late."""
 FIELDS: Final = (
     "event",
     "list",
@@ -67,15 +71,39 @@ class EventPage(msgspec.Struct, frozen=True):
     watermark: float
 
 
+class _Looked:
+    """What was found until now, and what of each shard was looked at (``ports.event_index.IndexPage.covered``)."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[IndexMark, bytes]] = []
+        self.upto: IndexMark | None = None
+        self.watermark_us = _END_US
+        self.low: dict[int, int] = {}
+        self.high: dict[int, int] = {}
+
+    def add(self, found: Found, *, ascending: bool) -> None:
+        self.items += found.items
+        self.upto = found.upto
+        self.watermark_us = min(self.watermark_us, found.watermark_us)
+        for shard, (low, high) in found.covered.items():
+            if ascending:
+                self.low.setdefault(shard, low)
+                self.high[shard] = high
+            else:
+                self.high.setdefault(shard, high)
+                self.low[shard] = low
+
+
 class EventSearch:
     """Answers questions about what happened to a domain's messages.
 
     Args:
-        secret: Signs tokens; the same for all workers of a node.
+        events: Where they are looked for.
+        secret: Signs tokens; the same for all workers of an installation.
     """
 
-    def __init__(self, index: EventIndex, clock: Clock, secret: bytes) -> None:
-        self._index = index
+    def __init__(self, events: Events, clock: Clock, secret: bytes) -> None:
+        self._events = events
         self._clock = clock
         self._signer = TokenSigner(secret)
 
@@ -111,58 +139,53 @@ class EventSearch:
 
         Raises:
             BadRequest: The filter matches nothing in more events than can be looked at.
-            StoreBusy: The index cannot be read just now.
+            StoreBusy: Not all events can be seen just now.
         """
         if question.begin_us < since_us:
             question = msgspec.structs.replace(question, begin_us=since_us)
-        watermark = await self._index.watermark()
-        shown_us = min(question.end_us, int(watermark * 1e6))
-        items, upto = await self._look(question, shown_us)
+        looked = await self._look(question, since_us)
+        items, upto = looked.items, looked.upto
         if question.backward:
             items.reverse()
             before = upto or (items[0][0] if items else question.place)
             after = items[-1][0] if items else None
         else:
             before = items[0][0] if items else question.place
-            after = upto or _beyond(question, items, shown_us)
-        base = msgspec.structs.replace(question, place=None, backward=False)
-        token = self._signer.token
+            after = upto or _beyond(question, items, min(question.end_us, looked.watermark_us))
+        low, high = _marks(looked.low), _marks(looked.high)
+        (before_marks, after_marks) = (low, high) if question.ascending else (high, low)
+        base = msgspec.structs.replace(question, place=None, backward=False, marks=())
+        token, at = self._signer.token, msgspec.structs.replace
         return EventPage(
             items=[octets for _, octets in items],
-            next=token(msgspec.structs.replace(base, place=after)),
-            previous=token(msgspec.structs.replace(base, place=before, backward=before is not None)),
+            next=token(base if after is None else at(base, place=after, marks=after_marks)),
+            previous=token(base if before is None else at(base, place=before, marks=before_marks, backward=True)),
             first=token(base),
-            last=token(msgspec.structs.replace(base, backward=True)),
-            watermark=watermark,
+            last=token(at(base, backward=True)),
+            watermark=looked.watermark_us / 1e6,
         )
 
-    async def _look(self, question: Question, shown_us: int) -> tuple[list[tuple[IndexMark, bytes]], IndexMark | None]:
-        """Events of the page, nearest to its place first; and how far was looked, if there is more to look at."""
-        where = _where(question.filters)
-        items: list[tuple[IndexMark, bytes]] = []
-        place = question.place
+    async def _look(self, question: Question, since_us: int) -> _Looked:
+        """Look for the events of the page, nearest to its place first."""
+        looked = _Looked()
+        ask = _first_ask(question, since_us)
         began = self._clock.monotonic()
         while True:
-            query = IndexQuery(
-                domain=question.domain,
-                begin_us=question.begin_us,
-                end_us=shown_us,
-                ascending=question.ascending != question.backward,
-                limit=question.limit - len(items),
-                after=place,
-                where=where,
-            )
-            found = await self._index.search(query)
-            items += found.items
-            place = found.upto
+            found = await self._events.look(ask)
+            looked.add(found, ascending=ask.ascending)
             spent = self._clock.monotonic() - began
-            if place is None or len(items) >= question.limit or (items and spent >= ENOUGH_S):
-                return items, place
+            items = looked.items
+            if found.upto is None or len(items) >= question.limit or (items and spent >= ENOUGH_S):
+                return looked
             if spent >= SEARCH_S:
                 raise BadRequest(
                     "The filters match too little of too many events. Narrow begin and end,"
                     " or ask for a recipient, message-id, tag, event or words of the subject."
                 )
+            marks = looked.high if ask.ascending else looked.low
+            ask = msgspec.structs.replace(
+                ask, limit=question.limit - len(items), after=found.upto, marks={**ask.marks, **marks}
+            )
 
     def _range(self, parameters: Mapping[str, Sequence[str]]) -> tuple[int, int, bool]:
         """Lowest and highest time, and whether the answer begins with the lowest.
@@ -196,11 +219,30 @@ def _beyond(question: Question, items: list[tuple[IndexMark, bytes]], shown_us: 
     return looked if place is None or looked > place else place
 
 
-def _where(filters: Sequence[tuple[str, str]]) -> Term | None:
-    terms = [term for field, text in filters if (term := expression.parse(field, text)) is not None]
-    if not terms:
-        return None
-    return terms[0] if len(terms) == 1 else Term("and", parts=tuple(terms))
+def _first_ask(question: Question, since_us: int) -> Ask:
+    """What is to be looked for first.
+
+    Who goes on from marks has begun already: an event that another owner placed before the beginning is not left out.
+    """
+    ascending = question.ascending != question.backward
+    marks = {shard: seq for shard, seq in enumerate(question.marks) if seq >= 0}
+    return Ask(
+        domain=question.domain,
+        begin_us=since_us if marks and ascending else question.begin_us,
+        end_us=_END_US if marks and not ascending else question.end_us,
+        ascending=ascending,
+        limit=question.limit,
+        filters=question.filters,
+        after=question.place,
+        marks=marks,
+    )
+
+
+def _marks(seqs: Mapping[int, int]) -> tuple[int, ...]:
+    """As a token has them."""
+    if len(seqs) > MARKS_MAX:
+        return ()
+    return tuple(seqs.get(shard, -1) for shard in range(max(seqs, default=-1) + 1))
 
 
 def _one(parameters: Mapping[str, Sequence[str]], name: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 __all__ = ["EventIndex", "IndexMark", "IndexPage", "IndexQuery", "Term"]
 
@@ -40,6 +38,13 @@ class IndexMark(msgspec.Struct, frozen=True, order=True, array_like=True):
     shard: int
     seq: int
 
+    def cut_us(self, shard: int, *, ascending: bool) -> int:
+        """The last time of a shard that lies before a cut at this place, which itself lies before it when ascending.
+
+        Times rise with seq in a shard, so that this says of each of its events on which side it lies.
+        """
+        return self.time_us - (self.shard < shard if ascending else self.shard <= shard)
+
 
 class IndexQuery(msgspec.Struct, frozen=True):
     """A page of events of one domain.
@@ -51,6 +56,10 @@ class IndexQuery(msgspec.Struct, frozen=True):
         ascending: Oldest first.
         where: The filter, None for all.
         limit: At most so many.
+        shards: Only these, and say what of each was looked at; None: all of the node, and say nothing.
+        marks: In place of ``after``, for some of ``shards``: the seq at which the page before ended. Ascending only
+            those over it count, descending only those up to it.
+        octets_max: What the events of a page may have together; one is always given.
     """
 
     domain: str
@@ -60,6 +69,9 @@ class IndexQuery(msgspec.Struct, frozen=True):
     limit: int
     after: IndexMark | None = None
     where: Term | None = None
+    shards: tuple[int, ...] | None = None
+    marks: Mapping[int, int] = {}
+    octets_max: int = 2**62
 
 
 class IndexPage(msgspec.Struct, frozen=True):
@@ -68,11 +80,15 @@ class IndexPage(msgspec.Struct, frozen=True):
     Args:
         items: What matched.
         upto: How far was looked when the page is not full and there is more to look at (the time for one page was
-            up): go on ``after`` it. None when the page is full or the range is exhausted.
+            or the octets were up): go on ``after`` it. None when the page is full or the range is exhausted.
+        covered: Of each shard that was asked for: the seqs over the first number, up to the second, were all looked
+            at. The page's events are those of them that match. A seq is the same wherever a shard is indexed, and its
+            place is not.
     """
 
     items: tuple[tuple[IndexMark, bytes], ...]
     upto: IndexMark | None = None
+    covered: Mapping[int, tuple[int, int]] = {}
 
 
 class EventIndex(Protocol):
@@ -111,6 +127,13 @@ class EventIndex(Protocol):
 
         Raises:
             StoreBusy: The index cannot be read just now.
+        """
+        ...
+
+    def reached(self, shard: int) -> float:
+        """Seconds since the Unix epoch up to which a shard that is fed here is indexed; 0.0 when it is not, or not yet.
+
+        Does no I/O.
         """
         ...
 

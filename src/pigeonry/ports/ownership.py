@@ -50,8 +50,11 @@ class Ownership(Protocol):
         """
         ...
 
-    async def owners(self) -> Mapping[int, Member | None]:
-        """Every shard and its owner, None where nobody owns it now; as it is where it is decided.
+    async def owners(self, *, fresh: bool = True) -> Mapping[int, Member | None]:
+        """Every shard and its owner, None where nobody owns it now.
+
+        Args:
+            fresh: As it is where it is decided. Otherwise the answer may be some seconds old and costs no I/O.
 
         Raises:
             StoreBusy: As above.

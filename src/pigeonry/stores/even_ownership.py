@@ -29,7 +29,7 @@ class EvenOwnership:
         """The member that the remainder names."""
         return self._members[shard % len(self._members)] if 0 <= shard < self._shards() else None
 
-    async def owners(self) -> Mapping[int, Member | None]:
+    async def owners(self, *, fresh: bool = True) -> Mapping[int, Member | None]:  # noqa: ARG002  # it never changes
         """Every shard and its owner."""
         return {shard: self._members[shard % len(self._members)] for shard in range(self._shards())}
 

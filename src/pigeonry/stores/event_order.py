@@ -16,9 +16,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["DAY_US", "OWNER_SILENT_S", "SETTLING_S", "ShardOrder", "lowest_watermark", "micros"]
+    from pigeonry.ports.event_index import IndexMark, IndexQuery
+
+__all__ = ["DAY_US", "OWNER_SILENT_S", "SETTLING_S", "ShardOrder", "covered", "is_silent", "lowest_watermark", "micros"]
 
 DAY_US: Final = 86_400 * 1_000_000
 SETTLING_S: Final = 0.25
@@ -118,5 +120,33 @@ def lowest_watermark(shards: Iterable[tuple[int, int]], *, now_us: int) -> int:
     seen = list(shards)
     if not seen:
         return 0  # Nothing is indexed yet, and what comes first may have been long on its way.
-    alive = [watermark for watermark, spoken in seen if abs(now_us - spoken) <= micros(OWNER_SILENT_S)]
+    alive = [watermark for watermark, spoken in seen if not is_silent(spoken, now_us=now_us)]
     return min(alive) if alive else max(watermark for watermark, _ in seen)
+
+
+def is_silent(spoken_us: int, *, now_us: int) -> bool:
+    """Whether nobody feeds a shard whose owner last spoke at a time."""
+    return abs(now_us - spoken_us) > micros(OWNER_SILENT_S)
+
+
+def covered(query: IndexQuery, end: IndexMark | None, seq_at: Callable[[int, int], int]) -> dict[int, tuple[int, int]]:
+    """What was looked at of each shard that a query names (``ports.event_index.IndexPage``).
+
+    Args:
+        end: Where looking ended; None when all was looked at.
+        seq_at: The highest seq of a shard that is placed at a time or before.
+    """
+
+    def upto(shard: int, cut: IndexMark | None, otherwise_us: int) -> int:
+        return seq_at(shard, otherwise_us if cut is None else cut.cut_us(shard, ascending=query.ascending))
+
+    looked = {}
+    for shard in query.shards or ():
+        mark = query.marks.get(shard)
+        if query.ascending:
+            low = upto(shard, query.after, query.begin_us - 1) if mark is None else mark
+            looked[shard] = low, max(low, upto(shard, end, query.end_us))
+        else:
+            high = upto(shard, query.after, query.end_us) if mark is None else mark
+            looked[shard] = min(high, upto(shard, end, query.begin_us - 1)), high
+    return looked

@@ -13,7 +13,7 @@ A, B, GONE = Member("a", 0, "a.test:9300", "north"), Member("b", 0, state="drain
 
 
 class Ownership:
-    async def owners(self) -> dict[int, Member | None]:
+    async def owners(self, *, fresh: bool = True) -> dict[int, Member | None]:
         return {0: A, 1: B, 2: None, 3: A, 4: GONE}
 
     async def owner_of(self, shard: int, *, fresh: bool = False) -> Member | None:

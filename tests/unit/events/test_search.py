@@ -6,6 +6,7 @@ import random
 import pytest
 
 from pigeonry.domain.errors import BadRequest
+from pigeonry.events.asking import WholeNode
 from pigeonry.events.search import EventPage, EventSearch, Question
 from pigeonry.ports.event_index import IndexMark, IndexPage
 from pigeonry.stores.memory.event_index import MemoryEventIndex
@@ -18,7 +19,7 @@ class World:
     def __init__(self) -> None:
         self.clock = SetClock()
         self.index = MemoryEventIndex(self.clock)
-        self.search = EventSearch(self.index, self.clock, b"secret")
+        self.search = EventSearch(WholeNode(self.index), self.clock, b"secret")
         self.next_seq: dict[int, int] = {}
 
     async def feed(self, *events: bytes, shard: int = 0, level: bool = True) -> None:
@@ -268,7 +269,7 @@ class Slow:
 
 async def test_looking_for_long_ends_with_what_was_found_or_says_so():
     clock = SetClock()
-    search = EventSearch(Slow(clock, 1), clock, b"s")  # type: ignore[arg-type]
+    search = EventSearch(WholeNode(Slow(clock, 1)), clock, b"s")  # type: ignore[arg-type]
     question = Question(D, 0, 2**62, ascending=True, limit=5, filters=())
     page = await search.page(question)
     assert numbers(page) == [1]

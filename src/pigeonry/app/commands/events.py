@@ -15,20 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from cyclopts import Parameter
 
+from pigeonry.app import exits
 from pigeonry.app.event_commands import STEP, WINDOWS, Span
-from pigeonry.app.local import node_data, workers_here
+from pigeonry.app.local import ask_every_worker, ask_owner, node_data
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
-from pigeonry.domain.errors import BadRequest, NotFound, StoreBusy
-from pigeonry.doors.commands.wire import Command
+from pigeonry.domain.errors import BadRequest, NotFound, OwnerUnreachable, StoreBusy
 from pigeonry.events.rebuild import Rebuilt, Window
 
 if TYPE_CHECKING:
-    from pigeonry.doors.commands.owners import Beside
+    from pigeonry.doors.commands.owners import Told
 
 __all__ = ["count", "rebuild"]
 
-STEP_S: Final = 10.0  # what a worker may take for a thousand events
-AGAIN_S: Final = 0.5  # seconds before a step is tried again that the index was not ready for
+AGAIN_S: Final = 0.5  # seconds before a step is tried again that the index, or its owner, was not ready for
 TRIES_MAX: Final = 120  # such steps in a row after which the index is not getting ready: a minute
 
 _COUNT = (
@@ -61,45 +60,49 @@ def rebuild(
     end: Annotated[str, Parameter(name="--to", help="Where it ends.")],
     config: ConfigFile = None,
     json: Json = False,
-) -> None:
-    """Add what the search index of this node lacks of a time, from the log, while the node runs.
+) -> int:
+    """Add what the search index lacks of a time, from the log, while the nodes run: each owner in its own shards.
 
-    It may be repeated, and goes over the events of a minute before and after as well. What is there stays as it is.
+    It may be repeated, and goes over the events of a minute before and after as well. What is there stays as it is. The
+    exit status is 4 when a worker did not answer: its shards were left out.
     """
     span = Span(_seconds(begin), _seconds(end))
-    beside, workers = workers_here(config)
-    done = asyncio.run(_rebuild(beside, workers, span, quiet=json))
+    done, silent = asyncio.run(_rebuild(config, span, quiet=json))
     if json:
-        print_json(done)
+        print_json({**done, "unreachable": [f"{told.node}/{told.slot}" for told in silent]})
     else:
         sys.stdout.write(f"{done['looked_at']} events of {done['shards']} shards looked at, {done['added']} added.\n")
+    for told in silent:
+        sys.stderr.write(f"pigeonry: worker {told.node}/{told.slot} is left out: {told.problem}\n")
+    return exits.UNREACHABLE if silent else exits.OK
 
 
-async def _rebuild(beside: Beside, workers: int, span: Span, *, quiet: bool) -> dict[str, int]:
-    todo: list[tuple[int, Window]] = []
-    for slot in range(workers):
-        command = Command(WINDOWS, msgspec.to_builtins(span), slot=slot, within_s=STEP_S)
-        todo += [(slot, window) for window in msgspec.convert(await beside(command), type=list[Window])]
-    total, looked_at, added = sum(window.last - window.after for _, window in todo), 0, 0
-    for slot, window in todo:
+async def _rebuild(config: str | None, span: Span, *, quiet: bool) -> tuple[dict[str, int], list[Told]]:
+    answers = await ask_every_worker(config, WINDOWS, span)
+    todo = [
+        window for told in answers if not told.problem for window in msgspec.convert(told.result, type=list[Window])
+    ]
+    total, looked_at, added = sum(window.last - window.after for window in todo), 0, 0
+    for window in todo:
         rest = window
         while rest.after < rest.last:
-            step = await _step(beside, slot, rest)
+            step = await _step(config, rest)
             looked_at, added = looked_at + step.after - rest.after, added + step.added
             rest = msgspec.structs.replace(rest, after=step.after)
             if not quiet:
                 sys.stderr.write(f"\rshard {rest.shard}: {looked_at} of {total} events, {added} added")
     if todo and not quiet:
         sys.stderr.write("\n")
-    return {"shards": len(todo), "looked_at": looked_at, "added": added}
+    done = {"shards": len(todo), "looked_at": looked_at, "added": added}
+    return done, [told for told in answers if told.problem]
 
 
-async def _step(beside: Beside, slot: int, window: Window) -> Rebuilt:
+async def _step(config: str | None, window: Window) -> Rebuilt:
+    """Have whoever owns the shard by now do a step."""
     for _ in range(TRIES_MAX):
-        command = Command(STEP, msgspec.to_builtins(window), slot=slot, within_s=STEP_S)
         try:
-            answer: Any = await beside(command)
-        except StoreBusy:
+            answer: Any = await ask_owner(config, STEP, shard=window.shard, argument=window)
+        except (StoreBusy, OwnerUnreachable):
             await asyncio.sleep(AGAIN_S)  # noqa: TID251  # a command of the shell has no clock but this
         else:
             return msgspec.convert(answer, type=Rebuilt)

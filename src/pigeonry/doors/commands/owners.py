@@ -138,6 +138,15 @@ class Owners:
 
         return {who: result for who, result in await asyncio.gather(*map(ask, others.values())) if who}
 
+    async def ask_member(self, member: Member, name: str, argument: Any, *, timeout_s: float) -> Any:
+        """Have one member do something; its result.
+
+        Raises:
+            OwnerUnreachable: It does not answer. It may have done it.
+            PigeonryError: What it refused with, as its own class.
+        """
+        return await self._tell(member, name, argument, self._clock.monotonic() + timeout_s)
+
     async def _tell(self, member: Member, name: str, argument: Any, deadline: float) -> Any:
         timeout_s = deadline - self._clock.monotonic()
         if timeout_s <= 0:

@@ -37,9 +37,9 @@ class CassandraOwnership:
         row = self._rows.get(shard)
         return None if row is None else self._owner(row)
 
-    async def owners(self) -> Mapping[int, Member | None]:
+    async def owners(self, *, fresh: bool = True) -> Mapping[int, Member | None]:
         """Every shard and its owner."""
-        await self._look(fresh=True)
+        await self._look(fresh=fresh)
         return {number: self._owner(row) for number, row in self._rows.items()}
 
     async def members(self, *, fresh: bool = False) -> Sequence[Member]:

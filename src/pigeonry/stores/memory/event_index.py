@@ -14,7 +14,7 @@ import msgspec
 
 from pigeonry.ports.event_index import IndexMark, IndexPage
 from pigeonry.stores.event_filter import decode_candidate, predicate
-from pigeonry.stores.event_order import ShardOrder, lowest_watermark, micros
+from pigeonry.stores.event_order import ShardOrder, covered, lowest_watermark, micros
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +39,10 @@ class _Shard:
         stop = bisect_right(self.events, high_us, key=lambda each: each[0].time_us)
         numbers = range(start, stop) if ascending else range(stop - 1, start - 1, -1)
         return (self.events[number] for number in numbers)
+
+
+def _time(item: tuple[IndexMark, Candidate, bytes]) -> int:
+    return item[0].time_us
 
 
 def _seq(item: tuple[IndexMark, Candidate, bytes]) -> int:
@@ -98,22 +102,27 @@ class MemoryEventIndex:
             here.order.level(micros(seconds), others_us=self._others(shard))
 
     async def search(self, query: IndexQuery) -> IndexPage:
-        """Find events over all shards."""
-        after = query.after
-        low, high = query.begin_us, query.end_us
-        if after is not None:
-            low, high = (max(low, after.time_us), high) if query.ascending else (low, min(high, after.time_us))
+        """Find events over all shards, or those that are asked for."""
+        asked = self._shards if query.shards is None else query.shards
         judge = predicate(query.where) if query.where is not None else None
-        sources = [each.between(low, high, ascending=query.ascending) for each in self._shards.values()]
+        sources = [self._range(number, query) for number in asked if number in self._shards]
         items: list[tuple[IndexMark, bytes]] = []
+        octets_left, upto = query.octets_max, None
         for mark, event, octets in heapq.merge(*sources, key=lambda each: each[0], reverse=not query.ascending):
-            if after is not None and not (mark > after if query.ascending else mark < after):
-                continue
             if event.domain == query.domain and (judge is None or judge(event)):
                 items.append((mark, octets))
+                octets_left -= len(octets)
                 if len(items) >= query.limit:
                     break
-        return IndexPage(tuple(items))
+                if octets_left <= 0:
+                    upto = mark
+                    break
+        end = upto or (items[-1][0] if len(items) >= query.limit else None)
+        return IndexPage(tuple(items), upto, covered(query, end, self._seq_at))
+
+    def reached(self, shard: int) -> float:
+        """Seconds since the Unix epoch up to which a shard is indexed."""
+        return self._shards[shard].order.watermark_us / 1e6 if shard in self._shards else 0.0
 
     async def watermark(self) -> float:
         """Seconds since the Unix epoch up to which every live shard's events are indexed."""
@@ -131,6 +140,29 @@ class MemoryEventIndex:
         """The shard is fed by another worker from now on: here, by another caller."""
         if shard in self._shards:
             self._shards[shard].order.spoken_us = 0
+
+    def _range(self, number: int, query: IndexQuery) -> Iterator[tuple[IndexMark, Candidate, bytes]]:
+        """The events of a shard beyond where the page before ended."""
+        after, ascending, marked = query.after, query.ascending, query.marks.get(number)
+        low, high = query.begin_us, query.end_us
+        if after is not None and marked is None:
+            low, high = (max(low, after.time_us), high) if ascending else (low, min(high, after.time_us))
+        for each in self._shards[number].between(low, high, ascending=ascending):
+            mark = each[0]
+            if marked is not None:
+                beyond = (mark.seq > marked) == ascending
+            else:
+                beyond = after is None or (mark > after if ascending else mark < after)
+            if beyond:
+                yield each
+
+    def _seq_at(self, shard: int, time_us: int) -> int:
+        """The highest seq that is placed at a time or before."""
+        here = self._shards.get(shard)
+        if here is None:
+            return 0
+        at = bisect_right(here.events, time_us, key=_time)
+        return here.cursor if at == len(here.events) else here.events[at][0].seq - 1
 
     def _speak(self, shard: int, here: _Shard) -> int:
         now_us = micros(self._clock.now())

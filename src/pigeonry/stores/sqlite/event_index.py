@@ -17,10 +17,10 @@ import apsw
 import msgspec
 
 from pigeonry.domain.errors import StoreBusy
-from pigeonry.stores.event_order import DAY_US, micros
+from pigeonry.stores.event_order import DAY_US, is_silent, micros
 from pigeonry.stores.sqlite.event_index_file import prepare
 from pigeonry.stores.sqlite.event_index_reader import IndexReader
-from pigeonry.stores.sqlite.event_index_shard import ShardIndex
+from pigeonry.stores.sqlite.event_index_shard import ShardIndex, retire_left
 from pigeonry.stores.sqlite.layout import Layout
 
 if TYPE_CHECKING:
@@ -47,12 +47,14 @@ class SqliteEventIndex:
     Args:
         root: The store's folder.
         lanes: Makes the lanes, on first use.
+        moving: Shards come from other nodes and go there: who pages goes on from marks, not from places.
     """
 
-    def __init__(self, root: str, *, disk: Disk, lanes: Lanes, clock: Clock) -> None:
+    def __init__(self, root: str, *, disk: Disk, lanes: Lanes, clock: Clock, moving: bool = False) -> None:
         self._disk = disk
         self._lanes = lanes
         self._clock = clock
+        self._moving = moving
         self._shards: dict[int, ShardIndex] = {}
         self._reader = IndexReader(Layout(root), disk=disk, clock=clock, owned=self._owned)
         self._writing: Lane | None = None
@@ -93,6 +95,11 @@ class SqliteEventIndex:
     async def search(self, query: IndexQuery) -> IndexPage:
         """Find events over all shards of the node."""
         return await self._reading_lane().run(self._reader.page, query)
+
+    def reached(self, shard: int) -> float:
+        """Seconds since the Unix epoch up to which a shard that is fed here is indexed."""
+        known = self._shards.get(shard)
+        return 0.0 if known is None else known.watermark_us / 1e6
 
     async def watermark(self) -> float:
         """Seconds since the Unix epoch up to which every live shard's events are indexed."""
@@ -158,6 +165,7 @@ class SqliteEventIndex:
                 others=self._others_of(shard),
                 release=self._release,
                 now_us=self._now_us(),
+                moving=self._moving,
             )
         return known
 
@@ -192,3 +200,7 @@ class SqliteEventIndex:
     def _retire(self, before_day: int) -> None:
         for shard in self._shards.values():
             shard.retire(before_day, self._now_us())
+        if self._moving:
+            for number, beacon in self._reader.beacons().items():
+                if number not in self._shards and is_silent(beacon.spoken_us, now_us=self._now_us()):
+                    retire_left(self._reader.folder(number), before_day, disk=self._disk)

@@ -20,7 +20,7 @@ import msgspec
 from pigeonry.domain.errors import StoreBusy
 from pigeonry.ports.event_index import IndexMark, IndexPage
 from pigeonry.stores.event_filter import decode_candidate, predicate, words
-from pigeonry.stores.event_order import DAY_US, lowest_watermark
+from pigeonry.stores.event_order import DAY_US, covered, lowest_watermark
 from pigeonry.stores.sqlite.event_index_beacon import Beacon, read_beacon
 from pigeonry.stores.sqlite.event_index_file import (
     KINDS,
@@ -33,7 +33,7 @@ from pigeonry.stores.sqlite.event_index_file import (
 from pigeonry.stores.sqlite.event_index_shard import DAMAGED, beacon_path, day_path, days_in, lost_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pigeonry.ports.disk import Disk
     from pigeonry.ports.environment import Clock
@@ -99,6 +99,13 @@ class IndexReader:
         except (apsw.Error, OSError) as error:
             raise StoreBusy(_UNREADABLE, retry_after_s=1.0) from error
 
+    def heard(self, shards: Sequence[int] | None) -> dict[int, Beacon]:
+        """What the owners of some shards said last, or of all; those without an index are not in it."""
+        if shards is None:
+            return self.beacons()
+        said = {shard: read_beacon(beacon_path(self.folder(shard)), disk=self._disk) for shard in shards}
+        return {shard: beacon for shard, beacon in said.items() if beacon is not None}
+
     def days(self, shard: int) -> list[int]:
         """The days that a shard has files of."""
         return days_in(self.folder(shard), disk=self._disk)
@@ -159,15 +166,22 @@ class _Page:
         self._after = (after.time_us, after.shard, after.seq) if after is not None else None
         self._low = max(query.begin_us, after.time_us) if after is not None and query.ascending else query.begin_us
         self._high = min(query.end_us, after.time_us) if after is not None and not query.ascending else query.end_us
+        self._heard: dict[int, Beacon] = {}
+        self._bounds: dict[int, tuple[int, int]] = {}  # of shards that have a mark
         self._items: list[tuple[IndexMark, bytes]] = []
+        self._octets = 0
         self._looked = 0
         self._cursors: list[apsw.Cursor] = []
 
     def fill(self) -> IndexPage:
+        heard = self._heard = self._reader.heard(self._query.shards)
+        for shard, seq in self._query.marks.items():
+            self._bounds[shard] = self._beyond(self._of_files(shard, place_of, seq))
         by_day: dict[int, list[tuple[int, int]]] = {}
-        for shard, beacon in self._reader.beacons().items():
+        for shard, beacon in heard.items():
+            low, high = self._bounds_of(shard)
             for day in self._reader.days(shard):
-                if day * DAY_US <= self._high and (day + 1) * DAY_US > self._low:
+                if day * DAY_US <= high and (day + 1) * DAY_US > low:
                     by_day.setdefault(day, []).append((shard, beacon.generation))
         upto = None
         for day in sorted(by_day, reverse=not self._query.ascending):
@@ -182,7 +196,35 @@ class _Page:
                 self._cursors.clear()
             if upto is not None or len(self._items) >= self._query.limit:
                 break
-        return IndexPage(tuple(self._items), upto)
+        end = upto or (self._items[-1][0] if len(self._items) >= self._query.limit else None)
+        return IndexPage(tuple(self._items), upto, covered(self._query, end, self._seq_at))
+
+    def _beyond(self, place_us: int) -> tuple[int, int]:
+        """The bounds of a shard whose events up to a place are those up to its mark."""
+        query = self._query
+        if query.ascending:
+            return max(query.begin_us, place_us + 1), query.end_us
+        return query.begin_us, min(query.end_us, place_us)
+
+    def _bounds_of(self, shard: int) -> tuple[int, int]:
+        return self._bounds.get(shard, (self._low, self._high))
+
+    def _seq_at(self, shard: int, time_us: int) -> int:
+        return self._of_files(shard, seq_at, time_us)
+
+    def _of_files(self, shard: int, ask: Callable[[Iterable[apsw.Connection], int], int], about: int) -> int:
+        """Ask the files of a shard, the newest first; 0 when it has none."""
+        if shard not in self._heard:
+            return 0
+        generation = self._heard[shard].generation
+        days = self._reader.days(shard)[::-1]
+        files = (self._reader.connection(shard, day, generation) for day in days)
+        try:
+            return ask((db for db in files if db is not None), about)
+        except DAMAGED:
+            for day in days:
+                self._find_damage(day, [(shard, generation)])
+            raise
 
     def _fill_from(self, day: int, shards: list[tuple[int, int]]) -> IndexMark | None:
         """Take what a day has; where to go on if the time is up."""
@@ -196,21 +238,33 @@ class _Page:
         ascending = self._query.ascending
         sources = [self._rows(shard, db, domain, limit) for shard, db, domain in opened]
         for time_us, shard, seq, octets in heapq.merge(*sources, reverse=not ascending):
-            if self._after is not None and ((time_us, shard, seq) > self._after) != ascending:
-                continue
-            if (time_us, shard, seq) == self._after:
+            if not self._is_beyond(time_us, shard, seq):
                 continue
             self._looked += 1
             mark = IndexMark(time_us, shard, seq)
             if self._judge is None or self._lets_through(octets):
                 self._items.append((mark, octets))
+                self._octets += len(octets)
                 if len(self._items) >= self._query.limit:
                     return None
+                if self._octets >= self._query.octets_max:
+                    return mark
             if self._looked % _LOOK_AT_CLOCK == 0 and self._clock.monotonic() >= self._until:
                 return mark
         if limit is None:
             return None
         return IndexMark(limit, _SHARD_MAX, _SEQ_MAX) if ascending else IndexMark(limit, -1, -1)
+
+    def _is_beyond(self, time_us: int, shard: int, seq: int) -> bool:
+        """Whether an event lies beyond where the page before ended."""
+        ascending = self._query.ascending
+        marked = self._query.marks.get(shard)
+        if marked is not None:
+            return (seq > marked) == ascending
+        if self._after is None:
+            return True
+        here = (time_us, shard, seq)
+        return here != self._after and (here > self._after) == ascending
 
     def _find_damage(self, day: int, shards: list[tuple[int, int]]) -> None:
         """One of a day's files cannot be read: tell the owner which. Only then is it worth reading all of them."""
@@ -239,14 +293,14 @@ class _Page:
             "SELECT time_us FROM event WHERE domain = ? AND time_us BETWEEN ? AND ?"  # noqa: S608  # constants of ours
             f" ORDER BY time_us {order} LIMIT 1 OFFSET {_WINDOW_ROWS}"
         )
-        ends = [db.execute(sql, (domain, self._low, self._high)).get for _, db, domain in opened]
+        ends = [db.execute(sql, (domain, *self._bounds_of(shard))).get for shard, db, domain in opened]
         reached = [end for end in ends if end is not None]
         if not reached:
             return None
         return int(min(reached) if self._query.ascending else max(reached))
 
     def _rows(self, shard: int, db: apsw.Connection, domain: int, limit: int | None) -> Iterator[Row]:
-        low, high, ascending = self._low, self._high, self._query.ascending
+        (low, high), ascending = self._bounds_of(shard), self._query.ascending
         if limit is not None:
             low, high = (low, min(high, limit)) if ascending else (max(low, limit), high)
         order = "ASC" if ascending else "DESC"
@@ -268,6 +322,40 @@ class _Page:
                 (domain, low, high),
             )
         return ((time_us, shard, seq, octets) for time_us, seq, octets in cursor)
+
+
+def seq_at(files: Iterable[apsw.Connection], time_us: int) -> int:
+    """The highest seq of a shard that is placed at a time or before; 0 when there is none.
+
+    Args:
+        files: Of the shard, the newest first.
+    """
+    last = 0
+    for db in files:
+        first, last, last_us = db.execute("SELECT first, last, last_us FROM span").get
+        if last_us <= time_us:
+            return int(last)
+        last = _first_seq(db, time_us + 1) - 1
+        if last >= first:
+            return last
+    return last
+
+
+def place_of(files: Iterable[apsw.Connection], seq: int) -> int:
+    """The place of the last event of a shard up to a seq, microseconds since the Unix epoch; 0 when there is none.
+
+    Args:
+        files: Of the shard, the newest first.
+    """
+    for db in files:
+        first, last, last_us = db.execute("SELECT first, last, last_us FROM span").get
+        if last <= seq:
+            return int(last_us)
+        if first <= seq:
+            found = db.execute("SELECT time_us FROM event WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (seq,)).get
+            if found is not None:
+                return int(found)
+    return 0
 
 
 def _first_seq(db: apsw.Connection, time_us: int) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pigeonry.ports.disk import Disk
     from pigeonry.stores.sqlite.event_index_file import Prepared
 
-__all__ = ["DAMAGED", "Entry", "ShardIndex", "beacon_path", "day_path", "days_in", "lost_path"]
+__all__ = ["DAMAGED", "Entry", "ShardIndex", "beacon_path", "day_path", "days_in", "lost_path", "retire_left"]
 
 DAMAGED: Final = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
 _EPOCH: Final = dt.date(1970, 1, 1)
@@ -64,6 +64,16 @@ def days_in(folder: str, *, disk: Disk, ending: str = "db") -> list[int]:
     return sorted(found)
 
 
+def retire_left(folder: str, before_day: int, *, disk: Disk) -> None:
+    """Remove the files of older days of a shard that nobody in this node feeds now.
+
+    The newest one stays: whoever feeds the shard here again goes on from it.
+    """
+    for day in days_in(folder, disk=disk)[:-1]:
+        if day < before_day:
+            remove_file(day_path(folder, day), disk=disk)
+
+
 class ShardIndex:
     """The writing side of one shard.
 
@@ -71,10 +81,19 @@ class ShardIndex:
         folder: Where its files are.
         others: The highest watermark of all other shards of the node.
         release: Called before a file is opened for writing, where a file has one connection only.
+        moving: The shard may have been another node's since. What came meanwhile is placed by its time, as if nothing
+            of it had been shown: who saw some of it goes on from a seq.
     """
 
     def __init__(
-        self, folder: str, *, disk: Disk, others: Callable[[], int], release: Callable[[str], None], now_us: int
+        self,
+        folder: str,
+        *,
+        disk: Disk,
+        others: Callable[[], int],
+        release: Callable[[str], None],
+        now_us: int,
+        moving: bool = False,
     ) -> None:
         self._folder = folder
         self._disk = disk
@@ -86,9 +105,14 @@ class ShardIndex:
         disk.make_folder(folder)
         beacon = read_beacon(beacon_path(folder), disk=disk) or Beacon(0, 0, 0, 0, 0)
         self._generation = beacon.generation
-        self._order = ShardOrder(
-            known=beacon.known, watermark_us=beacon.watermark_us, shown_us=beacon.shown_us, spoken_us=beacon.spoken_us
-        )
+        self._order = ShardOrder()
+        if not moving:
+            self._order = ShardOrder(
+                known=beacon.known,
+                watermark_us=beacon.watermark_us,
+                shown_us=beacon.shown_us,
+                spoken_us=beacon.spoken_us,
+            )
         self._beacon = BeaconFile(beacon_path(folder), disk=disk)
         self._read_chain(now_us)
         self.cursor = self._frontier()[1].last

@@ -28,7 +28,7 @@ class Table:
             return self.heard.get(shard)
         return (self.now.pop(0) if len(self.now) > 1 else self.now[0]).get(shard)
 
-    async def owners(self) -> dict[int, Member | None]:
+    async def owners(self, *, fresh: bool = True) -> dict[int, Member | None]:
         return self.now[0]
 
     async def members(self, *, fresh: bool = False) -> list[Member]:

@@ -17,6 +17,7 @@ from pigeonry.domain.tenant import Caller
 from pigeonry.doors.http.app import HttpDoor
 from pigeonry.doors.http.v1 import why
 from pigeonry.doors.http.v3 import credentials, domains, events
+from pigeonry.events.asking import WholeNode
 from pigeonry.events.search import EventSearch
 from pigeonry.stores.memory.event_index import MemoryEventIndex
 from support.events import accepted
@@ -47,7 +48,7 @@ class Site:
         )
         world.keys.callers["key-one-domain"] = Caller("acct", "aaaaaaaa-00000009", domain="elsewhere.example")
         self.index = MemoryEventIndex(tenancy.clock)
-        search = EventSearch(self.index, tenancy.clock, b"secret")
+        search = EventSearch(WholeNode(self.index), tenancy.clock, b"secret")
         world.door = HttpDoor(
             keys=world.keys,
             domains=tenancy.book,

@@ -5,6 +5,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from pigeonry.doors.http.v3.events import routes
+from pigeonry.events.asking import WholeNode
 from pigeonry.events.search import EventSearch
 from pigeonry.stores.memory.event_index import MemoryEventIndex
 from support.events import T0, SetClock, accepted, delivered
@@ -20,7 +21,7 @@ class World:
         self.clock = SetClock(T0 + 100)
         self.index = MemoryEventIndex(self.clock)
         self.door = Door()
-        search = EventSearch(self.index, self.clock, b"secret")
+        search = EventSearch(WholeNode(self.index), self.clock, b"secret")
         self.door.door._router.router.routes.extend(routes(search))
 
     async def feed(self, *events: bytes) -> None:
