@@ -41,6 +41,19 @@ ca = "{certs}/ca.crt"
 cert = "{certs}/{name}.crt"
 key = "{certs}/{name}.key"
 """
+ONE_CONNECTION = "connections_per_site_max = 1"
+ONE_ADDRESS = """
+[egress]
+default_pool = "shared"
+lease_s = 2
+[[egress.sources]]
+id = "the-one"
+address = "127.0.0.11"
+hostname = "{name}.test"
+[[egress.pools]]
+id = "shared"
+sources = {{ the-one = 1 }}
+"""
 _numbers = itertools.count(1)
 
 
@@ -51,22 +64,42 @@ def store(cassandra: Cluster) -> str:
 
 
 @contextmanager
-def two(folder: Path, store: str, *, shut: bool = False) -> Iterator[tuple[Serving, Serving, Receiver]]:
-    """Two nodes of one cluster with one receiver.
+def two(folder: Path, store: str, *, shut: bool = False, also: str = "") -> Iterator[tuple[Serving, Serving, Receiver]]:
+    """Two nodes of one cluster with one receiver, to which each has one connection from each address.
 
     Args:
         shut: The first one's receiver takes nothing, so that what it accepts waits.
+        also: More configuration, in which the node's name may stand.
     """
     certs = certificates(folder / "certs", "one", "two")
     with ExitStack() as stack:
         for name in ("one", "two"):
             (folder / name).mkdir()
-        more = {name: store + COMMANDS.format(port=free_port(), certs=certs, name=name) for name in ("one", "two")}
+        more = {
+            name: store + COMMANDS.format(port=free_port(), certs=certs, name=name) + also.format(name=name)
+            for name in ("one", "two")
+        }
         first, receiver = stack.enter_context(
-            serving(folder / "one", workers=1, start=False, name="one", more=more["one"], route=1 if shut else None)
+            serving(
+                folder / "one",
+                workers=1,
+                start=False,
+                name="one",
+                more=more["one"],
+                route=1 if shut else None,
+                delivery_more=ONE_CONNECTION,
+            )
         )
         second, _ = stack.enter_context(
-            serving(folder / "two", workers=1, start=False, name="two", more=more["two"], route=receiver.port)
+            serving(
+                folder / "two",
+                workers=1,
+                start=False,
+                name="two",
+                more=more["two"],
+                route=receiver.port,
+                delivery_more=ONE_CONNECTION,
+            )
         )
         first.command("migrate")
         first.command("key", "list")  # makes the installation, and with it the seal key that all nodes have
@@ -105,10 +138,10 @@ def test_a_node_does_not_start_on_a_schema_that_it_cannot_work_with(tmp_path: Pa
         assert (absent.returncode, "pigeonry migrate" in absent.stderr) == (3, True)
 
 
-def test_a_message_is_shown_and_changed_through_a_node_that_does_not_own_it_also_when_its_owner_dies(
+def test_a_message_is_changed_through_any_node_and_an_address_is_one_nodes_also_when_its_owner_dies_or_sleeps(
     tmp_path: Path, store: str
 ) -> None:
-    with two(tmp_path, store) as (first, second, receiver):
+    with two(tmp_path, store, also=ONE_ADDRESS) as (first, second, receiver):
         first.command("domain", "add", "ours.test")
         key, later = str(first.command("key", "create")["key"]), {"o:deliverytime": formatdate(time.time() + 3600)}
         for number in range(4):
@@ -136,6 +169,39 @@ def test_a_message_is_shown_and_changed_through_a_node_that_does_not_own_it_also
         until(lambda: followed[1].more() == 8, "who follows goes on where he was", 20.0)
         assert followed[1].kinds() == Counter(accepted=4, delivered=1, failed=3)
         until(lambda: Followed(second, key).more() == 8, "who begins anew sees all of them once", 20.0)
+
+        # The address of which both say that it is theirs: one had it, and lent it; now the survivor has it.
+        assert second.said("egress_source_elsewhere")
+        until(lambda: second.said("egress_source_owned"), "the survivor owns the address", 20.0)
+        first.wait()
+        first.start()
+        until(lambda: first.said("egress_source_elsewhere"), "the node that is back may not use it")
+        first.send("lent@dest.test")
+        until(lambda: "lent@dest.test" in receiver.by_recipient, "but it leaves through the one that may")
+        assert receiver.seen[-1] == ("127.0.0.11", "one.test", "lent@dest.test")
+        receiver.pace_s = 0.1
+        for number in range(60):
+            second.send(f"m{number}@dest.test")
+        until(lambda: "m4@dest.test" in receiver.by_recipient, "the owner is at work")
+        stopped = [second.daemon.process.pid, *second.workers()] if second.daemon is not None else []
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        until(lambda: len(first.lines("egress_source_owned")) == 2, "the other has the address", 30.0)
+        first.send("after@dest.test")
+        until(lambda: "after@dest.test" in receiver.by_recipient, "and sends from it", 30.0)
+        before = len(receiver.seen)
+        receiver.pace_s = 0.0
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: len(second.lines("egress_source_elsewhere")) >= 2, "who woke says whose it is", 30.0)
+        first.send("last@dest.test")
+        until(lambda: "last@dest.test" in receiver.by_recipient, "the new owner goes on")
+        until(lambda: len(receiver.by_recipient) == 64, "all the rest leaves")
+        own = {receiver.port_of[recipient] for _, hello, recipient in receiver.seen[:before] if hello == "two.test"}
+        by_who_woke = [recipient for _, _, recipient in receiver.seen[before:] if receiver.port_of[recipient] in own]
+        assert len(by_who_woke) <= 2, "over connections of its own no more than was on its way"
+        assert len(second.lines("egress_source_owned")) == 1, "for all others it asked whose the address is"
+        assert {peer for peer, _, _ in receiver.seen} == {"127.0.0.11"}
 
 
 class Followed:

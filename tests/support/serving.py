@@ -58,6 +58,8 @@ class Receiver:
         self.texts: list[bytes] = []
         self.seen: list[tuple[str, str, str]] = []
         """For each recipient: the peer's address, what it said in EHLO, the recipient."""
+        self.port_of: dict[str, int] = {}
+        """For each recipient: the peer's port, and so which connection it came by."""
         self.connections = self.connections_most = 0
         self.pace_s = 0.0
         """Seconds that it takes for a message."""
@@ -85,6 +87,7 @@ class Receiver:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipients: list[str] = []
         peer, hello = str(writer.get_extra_info("peername")[0]), ""
+        port = writer.get_extra_info("peername")[1]
         self.connections += 1
         self.connections_most = max(self.connections_most, self.connections)
         writer.write(b"220 receiver\r\n")
@@ -102,6 +105,7 @@ class Receiver:
                         await asyncio.sleep(self.pace_s)
                     self.by_recipient.update(recipients)
                     self.seen += [(peer, hello, recipient) for recipient in recipients]
+                    self.port_of |= dict.fromkeys(recipients, port)
                     recipients = []
                 elif verb == b"QUIT":
                     writer.write(b"221 bye\r\n")

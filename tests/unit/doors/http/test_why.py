@@ -8,6 +8,7 @@ import pytest
 
 from pigeonry.domain.errors import OwnerUnreachable
 from pigeonry.doors.http.v1.why import routes
+from pigeonry.events.asking import WholeNode
 from pigeonry.events.search import EventSearch
 from pigeonry.stores.memory.event_index import MemoryEventIndex
 from support.events import T0, SetClock, accepted, delivered, failed
@@ -24,7 +25,7 @@ class World:
         self.door = Door()
         self.asked: list[tuple[str, str]] = []
         self.fault: Exception | None = None
-        search = EventSearch(self.index, self.clock, b"secret")
+        search = EventSearch(WholeNode(self.index), self.clock, b"secret")
         self.door.door._router.router.routes.extend(routes(self.door.store, search, ask=self.ask))
 
     async def ask(self, key: Any, account: str) -> list[dict[str, Any]]:
