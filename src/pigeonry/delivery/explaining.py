@@ -65,16 +65,16 @@ class Explaining:
         route = self._router.known(address[address.rindex("@") + 1 :])
         if route is None:
             return _NOT_LOOKED_UP
-        source = self._egress.fitting(outlet, pending, route.site).source.address
-        told = self._interventions.on_path(pending, source=source, site=route.site)
+        outlet = self._egress.fitting(outlet, pending, route.site)
+        told = self._interventions.on_path(pending, source=outlet.source.address, site=route.site)
         if told is not None:
             return _intervened(told)
-        standing = self._standings.known(source, route)
+        standing = self._standings.known(outlet.source.address, route)
         rest = None if standing is None else standing.rest or standing.tenants.get(pending.tenant)
         if rest is not None:
             text = f"It rests after a reply of {rest.whose} (rule {rest.rule.id}): {rest.rule.means}"
             return Holding("rest", "receiver", text, self._clock.now() + rest.until - self._clock.monotonic())
-        lane = self._lanes.get((source, route.site))
+        lane = self._lanes.get((outlet.key, route.site))
         return _NEXT if lane is None else self._on(lane)
 
     def _on(self, lane: Lane) -> Holding:
