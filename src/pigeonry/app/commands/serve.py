@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 from pathlib import Path
 
@@ -38,6 +39,9 @@ def serve(*, config: ConfigFile = None) -> int:
 
         with contextlib.suppress(StoreBusy):  # workers wait for it
             asyncio.run(check_schema(settings))
+        # What is left of the driver's session ends here, with its threads. In a process that is forked from this one it
+        # would be collected as well, and wait for threads that are not there.
+        gc.collect()
     logger.info("starting", version=__version__, config=config, data=data)
     supervisor = Supervisor(
         settings,
