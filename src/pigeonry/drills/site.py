@@ -16,7 +16,7 @@ from pigeonry.drills.clients import HttpClient, SmtpClient
 from pigeonry.drills.load import Door
 from pigeonry.drills.node import Node, free_port
 from pigeonry.drills.receiver import Misbehaviour, Receiver
-from pigeonry.testing.cassandra import Cluster
+from pigeonry.testing.cassandra import Cluster, CommitLog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,7 +97,9 @@ class Site:
         self._folder = folder
         self._dice = dice
         self._clock = clock
-        self.cluster = Cluster(folder / "cassandra", parts, plan.locations, clock=clock)
+        # One replica a location, and it is killed: what it confirms has to be in its log then. With the default it
+        # confirms up to 0.1 s before a kill can no longer take it back, and 10 s before a loss of power cannot.
+        self.cluster = Cluster(folder / "cassandra", parts, plan.locations, clock=clock, commit_log=CommitLog.GROUP)
         self._network = self.cluster.nodes[0].seat.address.rpartition(".")[0]
         self.receiver = Receiver(dice, plan.misbehaviour)
         self.nodes: dict[str, Node] = {}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["count", "rebuild"]
 
 AGAIN_S: Final = 0.5  # seconds before a step is tried again that the index, or its owner, was not ready for
+TOGETHER_MAX: Final = 8  # shards at once, so that all nodes are at work, and none is at this alone
 TRIES_MAX: Final = 120  # such steps in a row after which the index is not getting ready: a minute
 
 _COUNT = (
@@ -83,14 +84,22 @@ async def _rebuild(config: str | None, span: Span, *, quiet: bool) -> tuple[dict
         window for told in answers if not told.problem for window in msgspec.convert(told.result, type=list[Window])
     ]
     total, looked_at, added = sum(window.last - window.after for window in todo), 0, 0
-    for window in todo:
-        rest = window
-        while rest.after < rest.last:
-            step = await _step(config, rest)
-            looked_at, added = looked_at + step.after - rest.after, added + step.added
-            rest = msgspec.structs.replace(rest, after=step.after)
-            if not quiet:
-                sys.stderr.write(f"\rshard {rest.shard}: {looked_at} of {total} events, {added} added")
+    turns = asyncio.Semaphore(TOGETHER_MAX)
+
+    async def rebuilt(window: Window) -> None:
+        nonlocal looked_at, added
+        async with turns:
+            rest = window
+            while rest.after < rest.last:
+                step = await _step(config, rest)
+                looked_at, added = looked_at + step.after - rest.after, added + step.added
+                rest = msgspec.structs.replace(rest, after=step.after)
+                if not quiet:
+                    sys.stderr.write(f"\r{looked_at} of {total} events, {added} added")
+
+    async with asyncio.TaskGroup() as all_of_them:
+        for window in todo:
+            all_of_them.create_task(rebuilt(window))
     if todo and not quiet:
         sys.stderr.write("\n")
     done = {"shards": len(todo), "looked_at": looked_at, "added": added}

@@ -65,6 +65,7 @@ async def d2014(
     """
     locations = form.plan.locations
     report.noted("Cassandra nodes", ", ".join(f"{name} {count}" for name, count in locations.items()))
+    report.noted("Cassandra confirms when its log is synced (commitlog_sync)", "group")
     report.noted("not shown: a quorum that outlives a Cassandra node of its location", "1 replica")
     report.noted("not shown: an address that moves from one machine to another", "loopback")
     site = Site(form.plan, folder, parts, certificate=certificate, clock=clock, dice=dice)
