@@ -114,7 +114,8 @@ def test_a_node_restarts_and_a_balancer_dies_and_no_message_fails(site: Site) ->
         until(lambda: load.sent(other) > before + 100, "all clients go on by the other balancer")
     assert reloaded.process.wait(10) == 0
     assert all(f"by {dead.address}: " in failure for failure in load.failures), load.failures
-    assert len(load.failures) <= 3  # one for each client whose connection it was
+    # One for each client whose connection it was: three at the least busy, all five where some had come over to it.
+    assert len(load.failures) <= 5
     until(lambda: not load.acknowledged.keys() - receiver.by_recipient.keys(), "all that was acknowledged is delivered")
     assert {receiver.by_recipient[recipient] for recipient in load.acknowledged} == {1}
     trace = f"Received: from client.test ([{CLIENT}])".encode()

@@ -60,7 +60,7 @@ class Machine:
             node=node,
             has_address=lambda address: address in self.addresses,
             changed=self.changed,
-            log=structlog.get_logger(),
+            log=structlog.wrap_logger(structlog.PrintLogger(), wrapper_class=structlog.BoundLogger),
             terms=LeaseTerms(30.0),
         )
 
