@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -56,8 +57,15 @@ class Node:
         self._process: asyncio.subprocess.Process | None = None
         self._log = config.with_suffix(".log")
 
-    async def command(self, *words: str) -> dict[str, object]:
-        """Run ``pigeonry WORDS --config FILE --json``; what it printed."""
+    async def command(self, *words: str, fine: Sequence[int] = (0,)) -> dict[str, object]:
+        """Run ``pigeonry WORDS --config FILE --json``; what it printed.
+
+        Args:
+            fine: Exit statuses that it may end with.
+
+        Raises:
+            RuntimeError: It ended with another.
+        """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pigeonry", *words, "--config", str(self._config), "--json"),
             stdout=asyncio.subprocess.PIPE,
@@ -65,7 +73,7 @@ class Node:
             env=self._environ,
         )
         out, err = await process.communicate()
-        if process.returncode != 0:
+        if process.returncode not in fine:
             raise RuntimeError(f"pigeonry {' '.join(words)}: {err.decode(errors='replace')}")
         answer: dict[str, object] = json.loads(out)
         return answer
