@@ -110,12 +110,14 @@ class Load:
         self.acknowledged: Counter[str] = Counter()
         self.by_balancer: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.failed: Counter[int] = Counter()  # how often, by client
+        self._at: dict[int, str] = {}  # by client: the balancer that it has a connection to
 
     @contextmanager
     def running(self, *, requests: int, sessions: int, submissions: int) -> Iterator[None]:
         """Run so many clients of HTTPS, of SMTP with STARTTLS offered, and of SMTP inside TLS."""
         kinds = [self._request] * requests + [self._session] * sessions + [self._submission] * submissions
-        threads = [threading.Thread(target=self._keep, args=(work, turn)) for turn, work in enumerate(kinds)]
+        threads = [threading.Thread(target=self._keep, args=(work, client)) for client, work in enumerate(kinds)]
         for thread in threads:
             thread.start()
         try:
@@ -129,14 +131,21 @@ class Load:
         """Messages acknowledged through a balancer."""
         return self.by_balancer[balancer.address]
 
-    def _keep(self, work, turn: int) -> None:
+    def clients_of(self, balancer: Balancer) -> set[int]:
+        """Who is at a balancer now."""
+        return {client for client, address in tuple(self._at.items()) if address == balancer.address}
+
+    def _keep(self, work, client: int) -> None:
+        turn = client
         while not self._stop.is_set():
             balancer = self._balancers[turn % len(self._balancers)]
+            self._at[client] = balancer.address
             try:
                 work(balancer)
             except ConnectionRefusedError:
                 turn += 1  # nobody there: no request was lost by that
             except (OSError, http.client.HTTPException, smtplib.SMTPException, AssertionError) as error:
+                self.failed[client] += 1
                 self.failures.append(f"{work.__name__} by {balancer.address}: {error!r}")
 
     def _recipient(self, kind: str) -> str:
