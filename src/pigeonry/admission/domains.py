@@ -18,6 +18,7 @@ from pigeonry.domain.tenant import SendingDomain
 from pigeonry.ports.feed import POLL_S, Follower
 from pigeonry.protocol.dkim.keys import BadDkimKey, load_private_key
 from pigeonry.protocol.dkim.signer import DkimSigner
+from pigeonry.telemetry.views import tell_of_silence
 
 if TYPE_CHECKING:
     from pigeonry.domain.tenant import DkimKey
@@ -29,6 +30,7 @@ __all__ = ["DOMAIN", "DomainBook", "dkim_context"]
 
 DOMAIN: Final = "domain"  # their kind in the Directory
 _DECODER: Final = msgspec.json.Decoder(SendingDomain)
+_TELL: Final = tell_of_silence("directory", view="domains", consequence="domains stay as they were last known")
 
 
 def dkim_context(domain: str, selector: str) -> str:
@@ -83,7 +85,7 @@ class DomainBook:
 
     async def run(self) -> None:
         """Follow the change feed until cancelled."""
-        await self._follower.run(_tell)
+        await self._follower.run(_TELL)
 
     def _apply(self, change: Change) -> None:
         if change.kind != DOMAIN:
@@ -103,11 +105,3 @@ class DomainBook:
                 "dkim_key_unusable", domain=domain.name, selector=key.selector, reason=str(error)
             )
             return None
-
-
-def _tell(answers: bool) -> None:  # noqa: FBT001  # the follower's signature
-    log = structlog.get_logger()
-    if answers:
-        log.info("directory_answers_again", view="domains")
-    else:
-        log.warning("directory_does_not_answer", view="domains", consequence="domains stay as they were last known")

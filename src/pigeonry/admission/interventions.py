@@ -11,11 +11,11 @@ import math
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 
 from pigeonry.domain.errors import BadRequest, NotFound, Overloaded
 from pigeonry.domain.intervention import Intervention, Scope
 from pigeonry.ports.feed import POLL_S, Follower
+from pigeonry.telemetry.views import tell_of_silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -33,6 +33,7 @@ REASON_MAX: Final = 200  # characters: it is shown in events
 LOOK_S: Final = 600.0  # seconds between two looks at what is suspended, whether it has expired: each reads all of it
 RETRY_AFTER_S: Final = 60.0  # seconds; for when there are too many
 _DECODER: Final = msgspec.json.Decoder(Intervention)
+_TELL: Final = tell_of_silence("directory", view="interventions", consequence="they stay as they were last known")
 
 
 class InterventionRegister:
@@ -138,7 +139,7 @@ class InterventionBook:
     async def run(self) -> None:
         """Follow them until cancelled."""
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._follower.run(_tell_of_silence))
+            both.create_task(self._follower.run(_TELL))
             both.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -173,11 +174,3 @@ class InterventionBook:
         else:
             self._known[change.id] = _DECODER.decode(change.document.value)
         self._news.set()
-
-
-def _tell_of_silence(answers: bool) -> None:  # noqa: FBT001  # the follower's signature
-    log = structlog.get_logger()
-    if answers:
-        log.info("directory_answers_again", view="interventions")
-    else:
-        log.warning("directory_does_not_answer", view="interventions", consequence="they stay as they were last known")

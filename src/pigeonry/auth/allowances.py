@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 
 from pigeonry.auth.register import ACCOUNT
 from pigeonry.domain.errors import TooManyRequests
 from pigeonry.domain.tenant import Account
 from pigeonry.ports.buckets import Rate
 from pigeonry.ports.feed import POLL_S, Follower
+from pigeonry.telemetry.views import tell_of_silence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +27,7 @@ __all__ = ["Allowances"]
 HOUR_S: Final = 3_600.0  # seconds of an hour
 DAY_S: Final = 86_400.0  # seconds of a day
 _DECODER: Final = msgspec.json.Decoder(Account)
+_TELL: Final = tell_of_silence("identity", view="accounts", consequence="limits stay as they were last known")
 
 
 class Allowances:
@@ -90,7 +91,7 @@ class Allowances:
 
     async def run(self) -> None:
         """Follow the change feed until cancelled."""
-        await self._follower.run(_tell)
+        await self._follower.run(_TELL)
 
     def _apply(self, change: Change) -> None:
         if change.kind != ACCOUNT:
@@ -109,11 +110,3 @@ class Allowances:
         ]
         if rates:
             self._rates[account.id] = tuple(rates)
-
-
-def _tell(answers: bool) -> None:  # noqa: FBT001  # the follower's signature
-    log = structlog.get_logger()
-    if answers:
-        log.info("identity_answers_again", view="accounts")
-    else:
-        log.warning("identity_does_not_answer", view="accounts", consequence="limits stay as they were last known")

@@ -13,10 +13,10 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 
 from pigeonry.domain.tenant import ApiKey, Caller
 from pigeonry.ports.feed import POLL_S, Follower
+from pigeonry.telemetry.views import tell_of_silence
 
 if TYPE_CHECKING:
     from pigeonry.ports.documents import Change, Identity
@@ -27,6 +27,7 @@ __all__ = ["API_KEY", "SECRET_OCTETS_MAX", "KeyRing", "digest_of"]
 API_KEY: Final = "api_key"  # the kind in Identity
 SECRET_OCTETS_MAX: Final = 256  # ours have 50; whoever brings one of their own has room
 _DECODER: Final = msgspec.json.Decoder(ApiKey)
+_TELL: Final = tell_of_silence("identity", view="api_keys", consequence="keys stay as they were last known")
 
 
 def digest_of(secret: str) -> str:
@@ -71,7 +72,7 @@ class KeyRing:
 
     async def run(self) -> None:
         """Follow the change feed until cancelled."""
-        await self._follower.run(_tell)
+        await self._follower.run(_TELL)
 
     def _apply(self, change: Change) -> None:
         if change.kind != API_KEY:
@@ -87,11 +88,3 @@ class KeyRing:
         self._digests[key.id] = key.digest
         caller = Caller(account=key.account, key=key.id, role=key.role, domain=key.domain)
         self._by_digest[key.digest] = (caller, key.expires_at)
-
-
-def _tell(answers: bool) -> None:  # noqa: FBT001  # the follower's signature
-    log = structlog.get_logger()
-    if answers:
-        log.info("identity_answers_again", view="api_keys")
-    else:
-        log.warning("identity_does_not_answer", view="api_keys", consequence="keys stay as they were last known")

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 import msgspec
-import structlog
 
 from pigeonry.auth.passwords import PASSWORD_OCTETS_MAX
 from pigeonry.domain.address import PATH_OCTETS_MAX
 from pigeonry.domain.errors import Fault
 from pigeonry.domain.tenant import Caller, SmtpCredential
 from pigeonry.ports.feed import POLL_S, Follower
+from pigeonry.telemetry.views import tell_of_silence
 
 if TYPE_CHECKING:
     from pigeonry.auth.passwords import Passwords
@@ -39,6 +39,7 @@ RIGHT_KEPT_S: Final = 300.0  # a busy client pays for one verification in five m
 WRONG_KEPT_S: Final = 30.0  # seconds; a client that repeats a wrong password costs one hash in this time
 KEPT_MAX: Final = 10_000  # of each sort, some 200 octets each
 _DECODER: Final = msgspec.json.Decoder(SmtpCredential)
+_TELL: Final = tell_of_silence("identity", view="smtp_credentials", consequence="logins stay as last known")
 
 
 class _Kept(msgspec.Struct, frozen=True, gc=False):
@@ -101,7 +102,7 @@ class Logins:
 
     async def run(self) -> None:
         """Follow the change feed until cancelled."""
-        await self._follower.run(_tell)
+        await self._follower.run(_TELL)
 
     async def _check(self, login: str, password: str, pair: bytes) -> Caller | None:
         credential = await self._current(login)
@@ -159,11 +160,3 @@ def _keep(results: dict[bytes, _Kept], pair: bytes, kept: _Kept) -> None:
     while len(results) >= KEPT_MAX:
         del results[next(iter(results))]
     results[pair] = kept
-
-
-def _tell(answers: bool) -> None:  # noqa: FBT001  # the follower's signature
-    log = structlog.get_logger()
-    if answers:
-        log.info("identity_answers_again", view="smtp_credentials")
-    else:
-        log.warning("identity_does_not_answer", view="smtp_credentials", consequence="logins stay as last known")
