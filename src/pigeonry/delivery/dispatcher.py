@@ -378,9 +378,9 @@ class Dispatcher:
 
     def intervene(self, interventions: Sequence[Intervention]) -> None:
         """These stand from now on, also for what waits in ready queues. Does no I/O."""
-        self._interventions.stand(interventions)
-        for lane in tuple(self._lanes.values()):
-            self._begin_anew(lane)
+        if self._interventions.stand(interventions):
+            for lane in tuple(self._lanes.values()):
+                self._begin_anew(lane)
         self._parts.settling.look_again()
 
     def _intervene(self, told: Intervention, pending: Pending) -> None:

@@ -33,20 +33,22 @@ class Interventions:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.all: Sequence[Intervention] = ()
+        self.all: tuple[Intervention, ...] = ()
         self._rebinding: Sequence[Intervention] = ()
         self._plain: Sequence[Intervention] = ()
         self._placed: Sequence[Intervention] = ()
         self._tagged: Sequence[Intervention] = ()
 
-    def stand(self, interventions: Iterable[Intervention]) -> None:
-        """These stand from now on, and no others."""
+    def stand(self, interventions: Iterable[Intervention]) -> bool:
+        """These stand from now on, and no others; whether they are others than before."""
+        before = self.all
         self.all = tuple(sorted(interventions, key=lambda each: (_ORDER[each.action], each.made_at, each.id)))
         self._rebinding = [each for each in self.all if each.action == "rebind"]
         ending = [each for each in self.all if each.action != "rebind"]
         self._tagged = [each for each in ending if each.scope.tag]
         self._placed = [each for each in ending if not each.scope.tag and (each.scope.site or each.scope.source)]
         self._plain = [each for each in ending if not (each.scope.tag or each.scope.site or each.scope.source)]
+        return self.all != before
 
     @property
     def by_tag(self) -> bool:

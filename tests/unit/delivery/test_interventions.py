@@ -188,3 +188,25 @@ def test_rebound_mail_leaves_by_the_pool_named(stage):
     stage.site("else.test", "198.51.100.2")
     stage.deliver(stage.pending(), stage.pending("u@else.test"))
     assert [stage.outcomes[n].attempt.sending_ip for n in (1, 2)] == ["127.0.0.3", "127.0.0.2"]
+
+
+def test_a_look_at_what_stands_disturbs_nothing_that_waits_for_a_connection(stage):
+    stage.site(replies={"MAIL": None})
+    standing = [told(to="other.test")]
+
+    async def main():
+        async with delivering(stage, *standing, connections_per_path=1) as dispatcher:
+            for _ in range(3):
+                dispatcher.dispatch(stage.pending())
+            await asyncio.sleep(5.0)
+            looks = stage.looks
+            dispatcher.intervene(standing)
+            await asyncio.sleep(1.0)
+            assert stage.looks == looks + 1
+            assert stage.ready.total() == 2
+            assert stage.postponed == []
+            dispatcher.intervene([])
+            await asyncio.sleep(1.0)
+            assert stage.postponed == [2, 3]  # dispatched anew: it may concern them
+
+    stage.play(main())
