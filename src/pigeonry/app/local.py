@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from pigeonry.app import exits
 from pigeonry.app.cluster_status import Status, Written, status_of
 from pigeonry.app.commanding import Forwarded, ask_beside
 from pigeonry.app.config import default_data, load, own_hostname, sealing_key_path, worker_count
@@ -32,8 +34,10 @@ __all__ = [
     "ask_every_worker",
     "ask_owner",
     "cluster_status",
+    "names_of",
     "node_data",
     "open_accounts",
+    "tell_left_out",
 ]
 
 ASK_S: Final = 30.0  # what an owner may take for a command
@@ -103,6 +107,18 @@ async def ask_every_worker(config: str | None, name: str, argument: Any = None) 
     """
     told = await ask_any_worker(config, "forward.all", Forwarded(name, argument))
     return msgspec.convert(told, type=list[Told])
+
+
+def names_of(silent: Sequence[Told]) -> list[str]:
+    """The workers that did not answer, as JSON names them."""
+    return [f"{told.node}/{told.slot}" for told in silent]
+
+
+def tell_left_out(silent: Sequence[Told]) -> int:
+    """Say on standard error who did not answer; the command's exit status."""
+    for told in silent:
+        sys.stderr.write(f"pigeonry: worker {told.node}/{told.slot} is left out: {told.problem}\n")
+    return exits.UNREACHABLE if silent else exits.OK
 
 
 async def cluster_status(config: str | None) -> Status:

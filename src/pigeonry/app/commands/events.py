@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from cyclopts import Parameter
 
-from pigeonry.app import exits
 from pigeonry.app.event_commands import STEP, WINDOWS, Span
-from pigeonry.app.local import ask_every_worker, ask_owner, node_data
+from pigeonry.app.local import ask_every_worker, ask_owner, names_of, node_data, tell_left_out
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
 from pigeonry.domain.errors import BadRequest, NotFound, OwnerUnreachable, StoreBusy
 from pigeonry.events.rebuild import Rebuilt, Window
@@ -70,12 +69,10 @@ def rebuild(
     span = Span(_seconds(begin), _seconds(end))
     done, silent = asyncio.run(_rebuild(config, span, quiet=json))
     if json:
-        print_json({**done, "unreachable": [f"{told.node}/{told.slot}" for told in silent]})
+        print_json({**done, "unreachable": names_of(silent)})
     else:
         sys.stdout.write(f"{done['looked_at']} events of {done['shards']} shards looked at, {done['added']} added.\n")
-    for told in silent:
-        sys.stderr.write(f"pigeonry: worker {told.node}/{told.slot} is left out: {told.problem}\n")
-    return exits.UNREACHABLE if silent else exits.OK
+    return tell_left_out(silent)
 
 
 async def _rebuild(config: str | None, span: Span, *, quiet: bool) -> tuple[dict[str, int], list[Told]]:

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from pigeonry.app import exits
-from pigeonry.app.local import ask_every_worker, ask_owner
+from pigeonry.app.local import ask_every_worker, ask_owner, names_of, tell_left_out
 from pigeonry.app.mail_scope import Account, Domain, To
 from pigeonry.app.output import ConfigFile, Json, print_json, print_rows
 from pigeonry.app.queue_commands import Asked, Shown
@@ -39,14 +38,12 @@ def show(
     found = [row for told in answers if not told.problem for row in msgspec.convert(told.result, type=list[Shown])]
     rows: list[dict[str, Any]] = [msgspec.to_builtins(row) for row in sorted(found, key=_due)[:limit]]
     if json:
-        print_json({"items": rows, "unreachable": [f"{told.node}/{told.slot}" for told in silent]})
+        print_json({"items": rows, "unreachable": names_of(silent)})
     else:
         for row in rows:
             row["due"] = dt.datetime.fromtimestamp(row["due"], tz=dt.UTC).isoformat(timespec="seconds")
         print_rows(rows, ("due", "recipient", "attempts", "in_doubt", "account", "key"), none="Nothing waits.")
-    for told in silent:
-        sys.stderr.write(f"pigeonry: worker {told.node}/{told.slot} is left out: {told.problem}\n")
-    return exits.UNREACHABLE if silent else exits.OK
+    return tell_left_out(silent)
 
 
 def cancel(key: Key, /, *, config: ConfigFile = None, json: Json = False) -> None:
@@ -81,14 +78,12 @@ def hasten(
         in_doubt=sum(each.in_doubt for each in found),
     )
     if json:
-        unreachable = [f"{told.node}/{told.slot}" for told in silent]
+        unreachable = names_of(silent)
         print_json({**msgspec.to_builtins(answer), "unreachable": unreachable})
     else:
         sys.stdout.write(f"Recipients: {answer.done} hastened, {answer.in_attempt} in an attempt or without room, ")
         sys.stdout.write(f"{answer.in_doubt} in doubt.\n")
-    for told in silent:
-        sys.stderr.write(f"pigeonry: worker {told.node}/{told.slot} is left out: {told.problem}\n")
-    return exits.UNREACHABLE if silent else exits.OK
+    return tell_left_out(silent)
 
 
 def _command(name: str, key: str, *, config: str | None, json: bool) -> None:
